@@ -1,0 +1,136 @@
+"""Every extension point, on one page.
+
+A class below is a room; its folder holds one file per method. To add a method, drop a file in the
+folder: its name is the method's name in the YAML, its one public class is the method, the fields of
+that class are the method's settings, and the pip extra it needs (if any) has the file's name.
+Nothing is registered and no other file changes.
+
+Each class here is abstract; each method is a frozen dataclass marked `@final`. What needs a live
+resource (a model in memory, a sensor, a polling thread) gets it from `open()`, which also gives it back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from leanwatt.measurement import Reading
+    from leanwatt.model import Model
+    from leanwatt.question import Answer, Example, Question
+    from leanwatt.recipe import Trial
+    from leanwatt.record import Record
+
+Progress = Callable[[str, float], None]
+"""Told a short text and the share done, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step may use besides the model. Never the test split."""
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    seed: int
+    folder: Path
+    """For checkpoints; survives a kill, and is emptied when the step is done."""
+    progress: Progress
+    parent: Path | None = None
+    """The saved model that this step starts from."""
+    max_steps: int | None = None
+    """Most optimizer steps; None leaves it to the method's settings."""
+
+
+class Step(ABC):
+    """`finetune/`, `merge/`, `prune/`, `quantize/`: turns a model into another model."""
+
+    version: ClassVar[int] = 1
+    """Raise it when the method's output changes: artifacts made before are then made anew."""
+    reads_data: ClassVar[bool] = False
+    """True where `apply` looks at the examples: the cache then follows the data too."""
+
+    @abstractmethod
+    def apply(self, model: Model, context: Context) -> Model:
+        """The new model; `model` may be changed in place. Raises RefusedError if it cannot be done here."""
+
+
+class Task(ABC):
+    """`tasks/`: what is asked of a model, and how good its answers are."""
+
+    primary: ClassVar[str]
+    """The metric in [0, 1] that ranks: a key of what `grade` and `metrics` give."""
+
+    @abstractmethod
+    def examples(self, fold: int) -> Sequence[Example]:
+        """All examples of one fold, each with its split. Raises DataError."""
+
+    @abstractmethod
+    def grade(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Sequence[Mapping[str, Any]]:
+        """One flat row per example, from which metrics.py computes every figure and its interval."""
+
+
+class Session(Protocol):
+    """An opened engine or a fitted baseline."""
+
+    facts: Mapping[str, Any]
+    """What really runs: `weight_dtype`, `compute_dtype`, `kernel`, `requantized`, `weight_bytes`."""
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """One answer per question, in order, whatever the batch size."""
+        ...
+
+
+class Engine(ABC):
+    """`engine/`: runs a saved model."""
+
+    @abstractmethod
+    def open(self, artifact: Path, batch: int) -> AbstractContextManager[Session]:
+        """Load `artifact`, answering up to `batch` questions at once. Raises RefusedError if it cannot run it."""
+
+
+class Baseline(ABC):
+    """`baseline/`: what one would use instead of a language model; weighed by the same meter."""
+
+    @abstractmethod
+    def fit(self, examples: Sequence[Example]) -> Session | None:
+        """Learn one task from its training examples; None where the task is not one it can do."""
+
+
+class Meter(ABC):
+    """`meter/`: a source of energy readings. What it opens tells the running total."""
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Callable[[], Reading]]:
+        """Start reading. A device that cannot be read is absent from the readings; raises MeterError if it must be."""
+
+
+class Search(ABC):
+    """`search/`: which trials are wanted, given what is known so far.
+
+    A pure function: it may name trials that are already done. When all it wants is done, so is the study.
+    """
+
+    @abstractmethod
+    def wanted(self, space: Sequence[Trial], records: Sequence[Record], running: Sequence[Trial]) -> Sequence[Trial]:
+        """Everything wanted so far, including what is done."""
+
+
+class Executor(ABC):
+    """`executor/`: where jobs run. Two weighings never share a device."""
+
+    @abstractmethod
+    def run(self, job: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """The outcome of `job` for each item, in order. Both must pickle. A worker that dies yields WorkerDied."""
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """A worker ended without an answer: killed for memory, or crashed in native code."""
+
+    item: Any
+    reason: str

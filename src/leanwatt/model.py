@@ -1,0 +1,273 @@
+"""A model in memory: module, tokenizer, masks and integer codes; loading, saving, and where its linear layers are.
+
+A saved model is a folder that plain `from_pretrained` opens (dense weights, dequantized). Beside it lie, where there are any,
+`masks.safetensors` (which weights pruning keeps), `codes.safetensors` (what quantization stores), `adapter/` (LoRA) and
+`leanwatt.json` (what was done).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leanwatt.errors import ModelError, RefusedError, StoreError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_BLOCKS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers")
+"""Where families keep their decoder blocks: Llama, Mistral, Qwen, Gemma, Phi, SmolLM; GPT-2; GPT-NeoX; OPT."""
+FAMILIES = "Llama, Mistral, Qwen2, Qwen3, Gemma, Phi, SmolLM, GPT-2, GPT-NeoX, OPT"
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A quantized weight: `weight = codes * scales`, per row and group of columns."""
+
+    codes: torch.Tensor
+    """int8, (rows, columns)."""
+    scales: torch.Tensor
+    """float32, (rows, groups)."""
+    bits: int
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """float32, (rows, columns)."""
+        rows, groups = self.scales.shape
+        return (self.codes.view(rows, groups, -1).float() * self.scales.unsqueeze(-1)).view(rows, -1)
+
+    @property
+    def bytes(self) -> int:
+        """Size as served: packed codes, and scales of 16 bits."""
+        return self.codes.numel() * self.bits // 8 + self.scales.numel() * 2
+
+
+@dataclass
+class Model:
+    """What steps work on. Keys of `masks` and `codes` are names of linear layers as in `linears`."""
+
+    module: Any
+    """A transformers causal language model, or a PEFT model around one."""
+    tokenizer: Any
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
+    """bool, the shape of the weight: True is kept, False is zero and stays so."""
+    patterns: dict[str, str] = field(default_factory=dict)
+    """The N:M pattern that a mask keeps, where it keeps one."""
+    codes: dict[str, Codes] = field(default_factory=dict)
+    history: list[str] = field(default_factory=list)
+    """Steps so far, in words."""
+
+    @property
+    def has_adapters(self) -> bool:
+        """True before `merge`: LoRA's weights stand beside the model's."""
+        return hasattr(self.module, "peft_config")
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return context_length(self.module.config)
+
+    def save(self, folder: Path) -> None:
+        """Write all of it; every promise of masks and codes is checked first. Raises StoreError, RefusedError."""
+        keep_zeros(self)
+        check(self)
+        try:
+            self._write(folder)
+        except OSError as error:
+            raise StoreError(f"{folder}: the model cannot be saved ({error.strerror or error}).") from error
+
+    def _write(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.has_adapters:
+            self.module.save_pretrained(folder / "adapter")
+            base = self.module.get_base_model()
+            base.save_pretrained(folder, state_dict=_without_adapters(base.state_dict()))
+        else:
+            self.module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        if self.masks:
+            save_file({name: mask.contiguous() for name, mask in self.masks.items()}, folder / "masks.safetensors")
+        if self.codes:
+            save_file(_flat(self.codes), folder / "codes.safetensors")
+        about = {
+            "history": self.history,
+            "patterns": self.patterns,
+            "bits": {name: codes.bits for name, codes in self.codes.items()},
+            "adapters": self.has_adapters,
+        }
+        (folder / "leanwatt.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def load(base: str | Path, revision: str | None = None) -> Model:
+    """A model with all that was saved beside it, or any Hugging Face causal language model.
+
+    Weights are read from safetensors only, and no code of a model is ever run. Raises ModelError.
+    """
+    module, tokenizer = _load_plain(str(base), revision)
+    model = Model(module, tokenizer)
+    folder = Path(base)
+    if (folder / "leanwatt.json").is_file():
+        _load_beside(model, folder)
+    return model
+
+
+def _load_plain(base: str, revision: str | None) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    settings: dict[str, Any] = {"trust_remote_code": False, "revision": revision or "main"}
+    try:
+        with quiet():
+            module = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, dtype="auto", **settings)
+            tokenizer = AutoTokenizer.from_pretrained(base, **settings)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"base: '{base}' cannot be loaded as a causal language model with safetensors weights ({reason}). "
+            "Give a Hugging Face folder or hub name, or `starter`."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"base: the tokenizer of '{base}' has no end-of-text token; answers could not end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return module.eval(), tokenizer
+
+
+def _load_beside(model: Model, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    about = json.loads((folder / "leanwatt.json").read_text(encoding="utf-8"))
+    model.history = about["history"]
+    model.patterns = about["patterns"]
+    if (folder / "masks.safetensors").is_file():
+        model.masks = {name: mask.bool() for name, mask in load_file(folder / "masks.safetensors").items()}
+    if (folder / "codes.safetensors").is_file():
+        flat = load_file(folder / "codes.safetensors")
+        model.codes = {
+            name: Codes(flat[f"{name}.codes"], flat[f"{name}.scales"], bits) for name, bits in about["bits"].items()
+        }
+    if about["adapters"]:
+        from peft import PeftModel
+
+        model.module = PeftModel.from_pretrained(model.module, str(folder / "adapter")).eval()
+
+
+def config_of(base: str, revision: str | None = None) -> Any:
+    """The configuration of a base, without its weights. Raises ModelError where it is no causal language model."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False, revision=revision or "main")
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"base: '{base}' is no model folder and no model of the hub ({reason}).") from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(f"base: '{base}' is a '{config.model_type}' model, which is no causal language model.")
+    return config
+
+
+def context_length(config: Any) -> int:
+    """Most tokens the model was built for."""
+    names = ("max_position_embeddings", "n_positions", "n_ctx")
+    return next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 2048)
+
+
+def blocks(module: Any) -> nn.ModuleList:
+    """The decoder blocks, in order. Raises RefusedError for a family that is not known here."""
+    for path in _BLOCKS:
+        try:
+            return module.get_submodule(path)  # type: ignore[no-any-return]
+        except AttributeError:
+            continue
+    raise RefusedError(f"{type(module).__name__}: where its blocks are is not known. Known families: {FAMILIES}.")
+
+
+def linears(module: Any) -> dict[str, Any]:
+    """The linear layers of the decoder blocks, by full name: what pruning and quantization work on."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    within = blocks(module)
+    prefix = next(name for name, child in module.named_modules() if child is within)
+    found = {f"{prefix}.{name}": layer for name, layer in within.named_modules()}
+    return {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear | Conv1D)}
+
+
+def weight_of(layer: Any) -> torch.Tensor:
+    """A view of a linear layer's weight as (outputs, inputs); GPT-2 keeps it the other way round."""
+    from transformers.pytorch_utils import Conv1D
+
+    weight: torch.Tensor = layer.weight.data
+    return weight.t() if isinstance(layer, Conv1D) else weight
+
+
+def keep_zeros(model: Model) -> None:
+    """Set every masked weight to zero again."""
+    if not model.masks:
+        return
+    layers = linears(model.module)
+    for name, mask in model.masks.items():
+        weight_of(layers[name]).mul_(mask)
+
+
+def check(model: Model) -> None:
+    """What masks and codes promise holds: zeros are zero, N:M is N:M, weights are what the codes say.
+
+    Raises RefusedError and names the layer.
+    """
+    if not model.masks and not model.codes:
+        return
+    layers = linears(model.module)
+    for name, mask in model.masks.items():
+        if weight_of(layers[name])[~mask].any():
+            raise RefusedError(f"{name}: weights that pruning removed are no longer zero.")
+        if name in model.patterns and not _fits(mask, model.patterns[name]):
+            raise RefusedError(f"{name}: the mask no longer keeps the pattern {model.patterns[name]}.")
+    for name, codes in model.codes.items():
+        weight = weight_of(layers[name])
+        if not weight.equal(codes.weight.to(weight.dtype)):
+            raise RefusedError(f"{name}: the weights are no longer those of the integer codes.")
+
+
+def _fits(mask: torch.Tensor, pattern: str) -> bool:
+    kept, group = map(int, pattern.split(":"))
+    return bool((mask.view(mask.shape[0], -1, group).sum(-1) <= kept).all())
+
+
+def _without_adapters(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.replace(".base_layer.", "."): w for name, w in weights.items() if ".lora_" not in name}
+
+
+def _flat(codes: Mapping[str, Codes]) -> dict[str, torch.Tensor]:
+    flat: dict[str, torch.Tensor] = {}
+    for name, each in codes.items():
+        flat[f"{name}.codes"], flat[f"{name}.scales"] = each.codes.contiguous(), each.scales.contiguous()
+    return flat
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of a folder on disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and notices of the libraries inside; ours say what goes on."""
+    from transformers.utils import logging
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

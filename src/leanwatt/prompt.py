@@ -1,0 +1,85 @@
+"""The prompt: from its parts to tokens, the same way for training, for every engine and for serving.
+
+Plain models see `instruction`, the ticket and the lead on lines of their own, then a blank and the answer. Models with a chat
+template see the instruction as system text and the ticket with the lead as the user's turn, with thinking off.
+One begin-of-text token where the tokenizer has one; every answer ends with the end-of-text token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leanwatt.question import Prompt
+
+VERSION = 1
+"""Raise it when the tokens change: everything made with the older prompt is then made anew."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt in tokens."""
+
+    ids: tuple[int, ...]
+    truncated: bool
+    """The start of the ticket was cut, since the whole did not fit."""
+
+
+class Encoder:
+    """Turns prompts and answers into tokens for one tokenizer and one context length."""
+
+    def __init__(self, tokenizer: Any, context: int) -> None:
+        self.tokenizer = tokenizer
+        self.context = context
+        """Most tokens of prompt and answer together."""
+        self.end: int = tokenizer.eos_token_id
+        self._chat = bool(getattr(tokenizer, "chat_template", None))
+        begin = tokenizer.bos_token_id
+        self._begin: tuple[int, ...] = () if begin is None or self._chat else (begin,)
+
+    def prompt(self, prompt: Prompt, room: int) -> Encoded:
+        """Tokens of a prompt that leaves `room` tokens for the answer; what is too long loses the ticket's start.
+
+        The latest words of a ticket and the lead always stay. Raises ValueError if not even these fit.
+        """
+        ids = self._whole(prompt)
+        most = self.context - room
+        if len(ids) <= most:
+            return Encoded(ids, truncated=False)
+        body = self._tokens(prompt.body)
+        spare = most - len(self._whole(Prompt(prompt.instruction, "", prompt.lead)))
+        while spare > 0:
+            kept = self.tokenizer.decode(body[-spare:], skip_special_tokens=True)
+            ids = self._whole(Prompt(prompt.instruction, kept, prompt.lead))
+            if len(ids) <= most:
+                return Encoded(ids, truncated=True)
+            spare -= max(1, len(ids) - most)
+        raise ValueError(f"The model's context of {self.context} tokens has no room for a prompt and {room} more.")
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Tokens of an answer, end token included."""
+        lead = "" if self._chat else " "
+        return (*self._tokens(lead + text), self.end)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Generated tokens as text, without the end token and surrounding blanks."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def _whole(self, prompt: Prompt) -> tuple[int, ...]:
+        if not self._chat:
+            return (*self._begin, *self._tokens(plain(prompt)))
+        turns = [
+            {"role": "system", "content": prompt.instruction},
+            {"role": "user", "content": f"{prompt.body}\n{prompt.lead}"},
+        ]
+        text = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return self._tokens(text)
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def plain(prompt: Prompt) -> str:
+    """The prompt of a model without a chat template."""
+    return f"{prompt.instruction}\n{prompt.body}\n{prompt.lead}"
