@@ -53,7 +53,7 @@ def find(room: str, name: str) -> type[Any]:
             f"{room}: {name} needs '{error.name}'. Install it with: pip install 'leanwatt[{name}]'"
         ) from error
     [method] = [cls for cls in vars(module).values() if _is_method(cls, ROOMS[room], module.__name__)]
-    return method  # type: ignore[no-any-return]
+    return method
 
 
 def _is_method(value: Any, contract: type[Any], module: str) -> bool:
@@ -104,6 +104,6 @@ def _field_docs(cls: type[Any]) -> dict[str, str]:
             continue
         default = f" = {ast.unparse(node.value)}" if node.value else " (required)"
         is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        text = inspect.cleandoc(str(after.value.value)) if is_doc else ""  # type: ignore[union-attr]
+        text = inspect.cleandoc(str(after.value.value)) if is_doc else ""
         docs[ast.unparse(node.target)] = f"{ast.unparse(node.annotation)}{default}: {text}"
     return docs

@@ -77,8 +77,10 @@ class Task(ABC):
 class Session(Protocol):
     """An opened engine or a fitted baseline."""
 
-    facts: Mapping[str, Any]
-    """What really runs: `weight_dtype`, `compute_dtype`, `kernel`, `requantized`, `weight_bytes`."""
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What really runs: `weight_dtype`, `compute_dtype`, `kernel`, `requantized`, `weight_bytes`."""
+        ...
 
     def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
         """One answer per question, in order, whatever the batch size."""

@@ -1,8 +1,8 @@
 """A model in memory: module, tokenizer, masks and integer codes; loading, saving, and where its linear layers are.
 
-A saved model is a folder that plain `from_pretrained` opens (dense weights, dequantized). Beside it lie, where there are any,
-`masks.safetensors` (which weights pruning keeps), `codes.safetensors` (what quantization stores), `adapter/` (LoRA) and
-`leanwatt.json` (what was done).
+A saved model is a folder that plain `from_pretrained` opens (dense weights, dequantized). Beside it lie, where there are
+any, `masks.safetensors` (which weights pruning keeps), `codes.safetensors` (what quantization stores), `adapter/` (LoRA)
+and `leanwatt.json` (what was done).
 """
 
 from __future__ import annotations

@@ -44,6 +44,10 @@ class Store:
         self._write(self._records / f"{record.id}.json", lambda path: path.write_text(text, encoding="utf-8"))
         return record
 
+    def get(self, record_id: str) -> Record:
+        """One record. Raises StoreError where it is not there or cannot be read."""
+        return self._read(self._records / f"{record_id}.json")
+
     def records(self) -> list[Record]:
         """All records, in a fixed order. Raises StoreError for one that cannot be read."""
         return [self._read(path) for path in sorted(self._records.glob("*.json"))]
@@ -71,6 +75,8 @@ class Store:
             if data.get("schema", 0) > SCHEMA_VERSION:
                 raise StoreError(f"{path}: was written by a newer version (schema {data['schema']}). Update leanwatt.")
             return self._adapter.validate_python(data)  # type: ignore[no-any-return]
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
         except (ValueError, ValidationError) as error:
             raise StoreError(f"{path}: is not a record ({error}). Move it away to go on without it.") from error
 

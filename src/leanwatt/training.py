@@ -1,7 +1,7 @@
 """The training loop: what every fine-tuning and the starter's pre-training share.
 
-Loss on the answer only (or on everything, for pre-training), batches of like length, AdamW with warm-up and cosine decay, the
-best state by validation loss kept, early stop, masks of pruning kept.
+Loss on the answer only (or on everything, for pre-training), batches of like length, AdamW with warm-up and cosine decay,
+the best state by validation loss kept, early stop, masks of pruning kept.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def lessons(examples: Sequence[Example], encoder: Encoder) -> list[Lesson]:
             raise RefusedError("Fine-tuning needs tasks with answers; a likelihood task has none.")
         answer = encoder.answer(example.target)
         if not isinstance(question, Score):
-            answer = answer[: question.limit - 1] + (encoder.end,) if len(answer) > question.limit else answer
+            answer = (*answer[: question.limit - 1], encoder.end) if len(answer) > question.limit else answer
         prompt = encoder.prompt(question.prompt, room=len(answer)).ids
         found.append(Lesson(prompt + answer, len(prompt)))
     return found

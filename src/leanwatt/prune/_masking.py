@@ -1,4 +1,4 @@
-"""Pruning by score: which weights a method's scores keep, unstructured or N:M. Shared by the methods that set weights to zero."""
+"""From scores to masks, unstructured or N:M: what the methods that set weights to zero share."""
 
 from __future__ import annotations
 

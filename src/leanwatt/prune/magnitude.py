@@ -1,7 +1,7 @@
 """Magnitude pruning (Han et al., 2015, arXiv:1506.02626): small weights matter least.
 
-The plain yardstick: needs no data and no time, and loses more than methods that look at activations. Zeros save joules only
-in an engine that has a kernel for them.
+The plain yardstick: needs no data and no time, and loses more than methods that look at activations. Zeros save joules
+only in an engine that has a kernel for them.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Magnitude(Step):
             masks = {name: unstructured(size, self.sparsity or 0.0) for name, size in sizes.items()}
         else:
             together = unstructured(torch.cat([size.flatten() for size in sizes.values()]), self.sparsity or 0.0)
-            parts = together.split([size.numel() for size in sizes.values()])
+            parts = torch.split(together, [size.numel() for size in sizes.values()])
             masks = {name: part.view_as(sizes[name]) for name, part in zip(sizes, parts, strict=True)}
         put_on(model, masks, self.pattern)
         model.history.append(f"prune magnitude {self.pattern or self.sparsity}")

@@ -1,7 +1,7 @@
 """Fewer neurons in every MLP: a truly smaller model, so every engine saves.
 
-A neuron's score is the size of what it sends on: the norm of its activation over training examples times the norm of its
-outgoing weights (the structured form of Wanda's score, Sun et al., 2023, arXiv:2306.11695; see also An et al., 2023,
+A neuron's score is the size of what it sends on: the norm of its activation over training examples times the norm of
+its outgoing weights (the structured form of Wanda's score, Sun et al., 2023, arXiv:2306.11695; see also An et al., 2023,
 arXiv:2312.11983).
 """
 
@@ -87,7 +87,7 @@ def _cut(model: Model, name: str, layer: Any, stay: Any, *, inputs: bool) -> Non
         layer.out_features, layer.in_features = layer.weight.shape
     if name in model.masks:
         model.masks[name] = model.masks[name].index_select(1 if inputs else 0, stay)
-        if inputs and model.patterns.pop(name, None):
+        if inputs and name in model.patterns:
             raise RefusedError("prune width after an N:M pattern would break the pattern; put width first.")
 
 

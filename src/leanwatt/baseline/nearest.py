@@ -1,0 +1,44 @@
+"""The answer of the nearest old ticket: what an operator does with a search box."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, final
+
+from annotated_types import Ge
+
+from leanwatt.baseline._sessions import Lookup, body, from_probabilities
+from leanwatt.contracts import Baseline, Session
+from leanwatt.question import Answer, Example, Likelihood, Question, Score
+
+
+@final
+@dataclass(frozen=True)
+class Nearest(Baseline):
+    """Copy the answer of the training ticket with the most similar words (cosine of TF-IDF)."""
+
+    least: Annotated[int, Ge(1)] = 1
+    """Training tickets in which a word must occur."""
+
+    def fit(self, examples: Sequence[Example]) -> Session | None:
+        """Index the training tickets; None for a task without answers."""
+        if not examples or isinstance(examples[0].question, Likelihood):
+            return None
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(min_df=self.least, sublinear_tf=True, token_pattern=r"(?u)\b\w[\w-]*\b")
+        index = words.fit_transform([body(example.question) for example in examples])
+        targets = [example.target for example in examples]
+        return Lookup(lambda questions: _nearest(words, index, targets, questions))
+
+
+def _nearest(words: Any, index: Any, targets: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
+    similar = words.transform([body(question) for question in questions]) @ index.T
+    best = similar.argmax(axis=1).A1 if hasattr(similar, "A1") else similar.argmax(axis=1)
+    places = (
+        [int(place) for place in best.ravel().tolist()] if hasattr(best, "ravel") else [int(place) for place in best]
+    )
+    found = []
+    for question, place in zip(questions, places, strict=True):
+        is_score = isinstance(question, Score)
+        found.append(from_probabilities(question, {targets[place]: 1.0}) if is_score else Answer(targets[place]))
+    return found

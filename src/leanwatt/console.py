@@ -1,0 +1,24 @@
+"""What is shown while something runs: one line that moves, on the error stream, and nothing where nobody looks."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from leanwatt.contracts import Progress
+
+QUIET = "LEANWATT_QUIET"
+"""Set to 1 to show no progress bars."""
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """A bar for one piece of work; tell it a text and the share done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True, quiet=os.environ.get(QUIET) == "1")
+    columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True) as bars:
+        line = bars.add_task(what[:48], total=1.0, text="")
+        yield lambda text, share: bars.update(line, completed=share, text=text[:48])

@@ -1,0 +1,206 @@
+"""From questions to batches of tokens and back: what every engine shares, free of torch.
+
+A backend only multiplies: `prefill` and `step` take numpy arrays. Options are scored in one pass: the prompt once, then
+every option's tokens beside each other, each seeing the prompt and itself only.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leanwatt.prompt import Encoder
+from leanwatt.question import Answer, Generate, Likelihood, Prompt, Question, Score
+
+Array = NDArray[Any]
+
+
+class Backend(Protocol):
+    """A model that computes logits. Masks are True where a token (third axis: query) sees another (last axis: key)."""
+
+    def prefill(self, ids: Array, positions: Array, mask: Array, keep: int) -> Array:
+        """Start anew: ids and positions (batch, tokens), mask (batch, tokens, tokens) -> logits of the last `keep`."""
+        ...
+
+    def step(self, ids: Array, positions: Array, mask: Array) -> Array:
+        """One more token each: ids, positions (batch, 1), mask (batch, 1, all so far) -> logits (batch, 1, words)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A session: answers questions on a backend, in batches of like length."""
+
+    backend: Backend
+    encoder: Encoder
+    batch: int
+    facts: Mapping[str, Any]
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer per question, in order."""
+        answers: dict[int, Answer] = {}
+        kinds: list[tuple[type, Any]] = [
+            (Score, self._score),
+            (Generate, self._generate),
+            (Likelihood, self._likelihood),
+        ]
+        for kind, one in kinds:
+            mine = [(i, question) for i, question in enumerate(questions) if isinstance(question, kind)]
+            mine.sort(key=lambda pair: _length(pair[1]))
+            for start in range(0, len(mine), self.batch):
+                part = mine[start : start + self.batch]
+                found = one([question for _, question in part])
+                answers.update(zip((i for i, _ in part), found, strict=True))
+        return [answers[i] for i in range(len(questions))]
+
+    def probe(self, prompts: Sequence[Prompt]) -> tuple[Array, Array]:
+        """Logits after each prompt, and after one more (the end token), each (prompts, words): how engines are checked."""
+        first, second = [], []
+        for start in range(0, len(prompts), self.batch):
+            part = prompts[start : start + self.batch]
+            encoded = [self.encoder.prompt(prompt, room=8).ids for prompt in part]
+            ids, positions, mask = _padded([_chain(each) for each in encoded])
+            first.append(self.backend.prefill(ids, positions, mask, 1)[:, -1])
+            after = positions[:, -1:] + 1
+            seen = np.concatenate([mask[:, -1:], np.ones((len(part), 1, 1), bool)], axis=2)
+            second.append(self.backend.step(np.full_like(after, self.encoder.end), after, seen)[:, -1])
+        return np.concatenate(first), np.concatenate(second)
+
+    def _score(self, questions: Sequence[Score]) -> Iterator[Answer]:
+        begun = time.perf_counter()
+        trees = [self._tree(question) for question in questions]
+        ids, positions, mask = _padded(trees)
+        keep = 1 + max(tree.tokens_of_options for tree in trees)
+        logs = _log_softmax(self.backend.prefill(ids, positions, mask, keep))
+        took = time.perf_counter() - begun
+        for row, (question, tree) in enumerate(zip(questions, trees, strict=True)):
+            scores = tree.scores(logs[row])
+            text = question.options[int(np.argmax(scores))]
+            out = tree.tokens_of_options + len(question.options)
+            yield Answer(text, tuple(scores), tree.prompt, out, took, tree.truncated)
+
+    def _tree(self, question: Score) -> "_Tree":
+        options = [self.encoder.answer(option) for option in question.options]
+        prompt = self.encoder.prompt(question.prompt, room=max(map(len, options)))
+        return _Tree.grow(prompt.ids, options, truncated=prompt.truncated)
+
+    def _likelihood(self, questions: Sequence[Likelihood]) -> Iterator[Answer]:
+        for question in questions:
+            ids = self.encoder.answer(question.text)[-self.encoder.context :]
+            tokens, positions, mask = _padded([_chain(ids)])
+            logs = _log_softmax(self.backend.prefill(tokens, positions, mask, len(ids)))[0]
+            score = float(logs[np.arange(len(ids) - 1), np.array(ids[1:])].sum())
+            yield Answer(None, (score,), len(ids))
+
+    def _generate(self, questions: Sequence[Generate]) -> Iterator[Answer]:
+        begun = time.perf_counter()
+        encoded = [self.encoder.prompt(question.prompt, room=question.limit) for question in questions]
+        ids, positions, mask = _padded([_chain(each.ids) for each in encoded])
+        logits = self.backend.prefill(ids, positions, mask, 1)[:, -1]
+        took = time.perf_counter() - begun
+        written: list[list[int]] = [[] for _ in questions]
+        open_rows = set(range(len(questions)))
+        seen, at = mask[:, -1:], positions[:, -1:]
+        while open_rows:
+            chosen = logits.argmax(-1)
+            for row in sorted(open_rows):
+                written[row].append(int(chosen[row]))
+                if self._is_over(written[row], questions[row]):
+                    open_rows.discard(row)
+            if open_rows:
+                at = at + 1
+                seen = np.concatenate([seen, np.ones((len(questions), 1, 1), bool)], axis=2)
+                logits = self.backend.step(chosen[:, None], at, seen)[:, -1]
+        for question, each, tokens in zip(questions, encoded, written, strict=True):
+            text = _until_stop(self.encoder.text(_without(tokens, self.encoder.end)), question.stop)
+            yield Answer(text, (), len(each.ids), len(tokens), took, each.truncated)
+
+    def _is_over(self, tokens: list[int], question: Generate) -> bool:
+        if tokens[-1] == self.encoder.end or len(tokens) >= question.limit:
+            return True
+        return bool(question.stop) and any(stop in self.encoder.text(tokens) for stop in question.stop)
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """A prompt and the options that follow it, in one row of tokens."""
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    branch: tuple[int, ...]
+    """0 for the prompt, 1, 2, ... for the options: a token sees its own branch and the prompt, up to itself."""
+    prompt: int
+    """Tokens of the prompt."""
+    options: tuple[tuple[int, ...], ...] = ()
+    truncated: bool = False
+
+    @classmethod
+    def grow(cls, prompt: Sequence[int], options: Sequence[tuple[int, ...]], *, truncated: bool = False) -> "_Tree":
+        """An option's last token predicts nothing that is asked for, so it is left out of the row."""
+        ids, positions, branch = list(prompt), list(range(len(prompt))), [0] * len(prompt)
+        for number, option in enumerate(options, start=1):
+            ids += option[:-1]
+            positions += range(len(prompt), len(prompt) + len(option) - 1)
+            branch += [number] * (len(option) - 1)
+        return cls(tuple(ids), tuple(positions), tuple(branch), len(prompt), tuple(options), truncated)
+
+    @property
+    def tokens_of_options(self) -> int:
+        return len(self.ids) - self.prompt
+
+    def mask(self) -> Array:
+        """(tokens, tokens), True where the row's token sees the column's."""
+        branch, place = np.array(self.branch), np.arange(len(self.ids))
+        same = (branch[None, :] == 0) | (branch[None, :] == branch[:, None])
+        seen: Array = same & (place[None, :] <= place[:, None])
+        return seen
+
+    def scores(self, logs: Array) -> list[float]:
+        """Summed log-probability of each option; `logs` are those of the row's last tokens, (kept, words)."""
+        after_prompt = len(logs) - 1 - self.tokens_of_options
+        place, found = after_prompt + 1, []
+        for option in self.options:
+            predicted_at = [after_prompt, *range(place, place + len(option) - 1)]
+            found.append(float(logs[predicted_at, list(option)].sum()))
+            place += len(option) - 1
+        return found
+
+
+def _chain(ids: Sequence[int]) -> _Tree:
+    """A plain row: every token sees all before it."""
+    return _Tree.grow(ids, ())
+
+
+def _padded(trees: Sequence[_Tree]) -> tuple[Array, Array, Array]:
+    """Rows of one length, padded on the left, so that the last tokens stand in the last places."""
+    width = max(len(tree.ids) for tree in trees)
+    ids = np.zeros((len(trees), width), np.int64)
+    positions = np.zeros((len(trees), width), np.int64)
+    mask = np.zeros((len(trees), width, width), bool)
+    for row, tree in enumerate(trees):
+        start = width - len(tree.ids)
+        ids[row, start:], positions[row, start:] = tree.ids, tree.positions
+        mask[row, start:, start:] = tree.mask()
+    return ids, positions, mask
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits.astype(np.float32) - logits.max(-1, keepdims=True)
+    logs: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return logs
+
+
+def _length(question: Question) -> int:
+    return len(question.text if isinstance(question, Likelihood) else question.prompt.body)
+
+
+def _without(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def _until_stop(text: str, stops: Sequence[str]) -> str:
+    ends = [text.index(stop) for stop in stops if stop in text]
+    return text[: min(ends)].strip() if ends else text

@@ -1,0 +1,182 @@
+"""From a saved model to an OpenVINO graph: cache as state, integer weights as they are."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as op
+
+from leanwatt.engine._tokens import Tokens
+from leanwatt.errors import RefusedError
+from leanwatt.model import Codes, Model, load, quiet
+
+VERSION = 1
+"""Raise it when the graph changes: models converted before are then converted anew."""
+HIDDEN = -1e9
+"""Added to a score that must not be seen."""
+
+
+def convert(artifact: Path, folder: Path) -> None:
+    """Write `model.xml`, `model.bin` and `about.json`. Raises RefusedError for what OpenVINO cannot express."""
+    model = load(artifact)
+    if model.has_adapters:
+        raise RefusedError("engine openvino: the model has adapters; put `merge: [merge]` after finetune.")
+    model.module.float()
+    with quiet():
+        traced, heads = _trace(model.module)
+    replaced = _put_codes(traced, model.codes)
+    ov.save_model(traced, folder / "model.xml", compress_to_fp16=False)
+    about = {
+        "context": model.context,
+        "heads": heads,
+        "plain_tokenizer": Tokens.agrees(artifact, model.tokenizer),
+        "facts": _facts(model, replaced),
+    }
+    (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _trace(module: Any) -> tuple[Any, list[list[int]]]:
+    """The graph with named inputs (input_ids, position_ids, mask, keep) and the cache as state."""
+    import torch
+
+    wrapped, example, heads = _stateless(module)
+    layers = len(heads) // 2
+    past = [f"{kind}.{i}" for i in range(layers) for kind in ("key", "value")]
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # The tracer warns of every Python value it holds for constant.
+        try:
+            traced = ov.convert_model(wrapped, example_input=example)
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RefusedError(f"engine openvino: {type(module).__name__} cannot be converted ({reason}).") from error
+    for port, name in zip(traced.inputs, ["input_ids", "position_ids", "mask", "keep", *past], strict=True):
+        port.get_tensor().set_names({name})
+    for port, name in zip(traced.outputs, ["logits", *(f"new.{name}" for name in past)], strict=True):
+        port.get_tensor().set_names({name})
+    shapes: dict[str, list[int]] = {
+        "input_ids": [-1, -1],
+        "position_ids": [-1, -1],
+        "mask": [-1, 1, -1, -1],
+        "keep": [-1],
+    }
+    shapes |= {name: [-1, count, -1, size] for name, (count, size) in zip(past, heads, strict=True)}
+    traced.reshape(shapes)
+    from openvino._offline_transformations import apply_make_stateful_transformation
+
+    apply_make_stateful_transformation(traced, {name: f"new.{name}" for name in past})
+    return traced, heads
+
+
+def _stateless(module: Any) -> tuple[Any, tuple[Any, ...], list[list[int]]]:
+    """The model with its cache as plain inputs and outputs, an example call, (heads, size) of every cache tensor."""
+    import torch
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    class Stateless(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, input_ids: Any, position_ids: Any, mask: Any, keep: Any, *past: Any) -> Any:
+            cache = DynamicCache()
+            cache.layers = [_layer(*pair) for pair in zip(past[::2], past[1::2], strict=True)]
+            out = self.inner(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+            flat = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
+            return (out.logits, *flat)
+
+    def _layer(keys: Any, values: Any) -> Any:
+        layer = DynamicLayer()
+        layer.keys, layer.values, layer.is_initialized = keys, values, True
+        layer.dtype, layer.device = keys.dtype, keys.device
+        return layer
+
+    batch, tokens, before = 2, 3, 2
+    ids = torch.ones((batch, tokens), dtype=torch.long)
+    first = module(input_ids=ids[:, :before], use_cache=True).past_key_values
+    past = [part.clone() for layer in first.layers for part in (layer.keys, layer.values)]
+    example = (
+        ids,
+        torch.arange(before, before + tokens).repeat(batch, 1),
+        torch.zeros((batch, 1, tokens, before + tokens)),
+        torch.tensor([tokens - 2, tokens - 1]),
+        *past,
+    )
+    return Stateless().eval(), example, [[part.shape[1], part.shape[3]] for part in past]
+
+
+def _put_codes(traced: Any, codes: dict[str, Codes]) -> int:
+    """Replace the weights of quantized layers by their integers; returns how many were replaced."""
+    replaced = 0
+    for node in traced.get_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        source = node.input_value(1).get_node()
+        name = source.get_friendly_name().removeprefix("self.inner.").removesuffix(".weight")
+        if source.get_type_name() == "Constant" and name in codes:
+            node.input(1).replace_source_output(_integers(codes[name], node.get_transpose_b()).output(0))
+            replaced += 1
+    if replaced != len(codes):
+        raise RefusedError(
+            f"engine openvino: only {replaced} of {len(codes)} quantized layers were found in the graph."
+        )
+    return replaced
+
+
+def _integers(codes: Codes, transposed: bool) -> Any:
+    """Codes times scales as a graph, which the CPU's kernels read without unpacking the whole: (rows, columns)."""
+    rows, groups = codes.scales.shape
+    columns = codes.codes.shape[1]
+    shape = [rows, groups, columns // groups]
+    values = codes.codes.numpy().reshape(shape)
+    constant = op.constant(_packed(values, shape)) if codes.bits == 4 else op.constant(values, ov.Type.i8)
+    scales = op.constant(codes.scales.numpy()[..., None].astype(np.float32))
+    weight = op.multiply(op.convert(constant, "f32"), scales)
+    flat = op.reshape(weight, np.array([rows, columns], np.int64), special_zero=False)
+    return flat if transposed else op.transpose(flat, np.array([1, 0]))
+
+
+def _packed(values: Any, shape: list[int]) -> Any:
+    """Two four-bit numbers per byte, the first in the low half, as OpenVINO reads them."""
+    flat = values.reshape(-1).astype(np.uint8) & 0xF
+    tensor = ov.Tensor(ov.Type.i4, shape)  # Owns its memory: a tensor around our array would outlive the array.
+    tensor.data.reshape(-1)[:] = flat[0::2] | (flat[1::2] << 4)
+    return tensor
+
+
+def _facts(model: Model, replaced: int) -> dict[str, Any]:
+    parameters = sum(p.numel() for p in model.module.parameters())
+    coded = sum(codes.codes.numel() for codes in model.codes.values())
+    zeros = sum(int((~mask).sum()) for mask in model.masks.values())
+    weights = sum(mask.numel() for mask in model.masks.values())
+    return {
+        "parameters": parameters,
+        "weight_bytes": (parameters - coded) * 2 + sum(codes.bytes for codes in model.codes.values()),
+        "sparsity": zeros / weights if weights else 0.0,
+        "pattern": next(iter(model.patterns.values()), None),
+        "codes_bits": next((codes.bits for codes in model.codes.values()), None),
+        "coded_layers": replaced,
+    }
+
+
+def kernels(compiled: Any) -> dict[str, int]:
+    """Which primitives the compiled model's matrix products run on, and how often: what really ran."""
+    found: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ops():
+        info = node.get_rt_info()
+        if info["layerType"].astype(str) in ("FullyConnected", "MatMul"):
+            found[f"{info['layerType'].astype(str)} {info['primitiveType'].astype(str)}"] += 1
+    return dict(found)

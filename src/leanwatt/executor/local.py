@@ -1,0 +1,81 @@
+"""One job after another on this machine, each in a fresh process: a crash harms nothing else, and memory comes back."""
+
+import multiprocessing
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal, final
+
+from leanwatt.contracts import Executor, WorkerDied
+
+
+@final
+@dataclass(frozen=True)
+class Local(Executor):
+    """Run jobs here."""
+
+    process: Literal["fresh", "same"] = "fresh"
+    """`same` runs in this process: for debugging."""
+
+    def run(self, job: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """The outcome of each item, in order; a worker that dies yields WorkerDied."""
+        for item in items:
+            yield job(item) if self.process == "same" else _in_fresh_process(job, item)
+
+
+def _in_fresh_process(job: Callable[[Any], Any], item: Any) -> Any:
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    worker = context.Process(target=_work, args=(send, job, item), daemon=True)
+    worker.start()
+    send.close()
+    try:
+        outcome = receive.recv()
+    except EOFError:
+        worker.join()
+        return WorkerDied(
+            item, f"the worker process ended with exit code {worker.exitcode}: {_meaning(worker.exitcode)}"
+        )
+    finally:
+        if worker.is_alive() and not receive.closed:
+            worker.join(timeout=10)
+        if worker.is_alive():
+            worker.kill()
+        worker.join()
+        receive.close()
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An error that the job did not turn into a record, on its way to the parent."""
+
+    error: BaseException
+
+
+def _work(send: Connection, job: Callable[[Any], Any], item: Any) -> None:
+    try:
+        outcome = job(item)
+    except KeyboardInterrupt:
+        return  # The parent was interrupted too, and says so.
+    except Exception as error:  # Crosses to the parent, and is raised there.
+        outcome = _Raised(_picklable(error))
+    send.send(outcome)
+    send.close()
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # An error that cannot travel is told in words.
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _meaning(code: int | None) -> str:
+    if code in (-9, 137):
+        return "killed, most often for memory; use a smaller batch or base"
+    return "a crash in native code" if code is not None and code < 0 else "no reason given"

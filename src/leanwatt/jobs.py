@@ -1,0 +1,251 @@
+"""The jobs of a study, each for one trial in one process: make, grade, weigh, confirm. Their only result is a record.
+
+This is the one place where a failure becomes data: what a failed stage spent is in the record, and the study goes on.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from leanwatt import catalog, metrics
+from leanwatt.console import progress
+from leanwatt.contracts import Session, Task
+from leanwatt.errors import RefusedError, StoreError, UserError
+from leanwatt.ledger import Ledger
+from leanwatt.machine import describe
+from leanwatt.measurement import is_stable
+from leanwatt.question import Example, Score, Split
+from leanwatt.recipe import Trial
+from leanwatt.record import Job, Record, Status
+from leanwatt.study import Study
+from leanwatt.variants import Base, Maker, stage_keys
+
+WEIGHED = 64
+"""Fixed questions of each task that a weighing repeats: enough to mix short and long tickets."""
+WARM_UP_SECONDS = 3.0
+"""Longest warm-up when the times do not settle."""
+CHECKED = 8
+"""Prompts on which an engine's logits are compared with the reference engine's."""
+TOLERANCE = 0.25
+"""Relative error of logits above which an engine computes something else: 16 bits give 0.01, garbage 1 and more."""
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that a job needs besides its trial; plain data that pickles."""
+
+    study: Study
+    folder: Path
+    """Of the store."""
+    bases: Mapping[tuple[str, str | None], Base]
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The study's tasks by name."""
+        return {choice.name: catalog.build(choice) for choice in self.study.tasks}
+
+    def artifact(self, trial: Trial) -> Path:
+        """Where the variant of a trial lies once it is made."""
+        base = self.bases[trial.variant.recipe.base, trial.variant.recipe.revision]
+        return self.folder / "variants" / stage_keys(trial.variant, base)[-1]
+
+    def examples(self, trial: Trial) -> list[Example]:
+        """All tasks' examples of the trial's fold."""
+        return [example for task in self.tasks.values() for example in task.examples(trial.variant.fold)]
+
+    def chosen(self, task: str, trial: Trial, split: Split) -> list[Example]:
+        """The examples of one task and split that this protocol asks; the same for every trial of a fold."""
+        found = [e for e in self.tasks[task].examples(trial.variant.fold) if e.split == split]
+        protocol, is_scored = self.study.protocol, bool(found) and isinstance(found[0].question, Score)
+        if split == "test":
+            most = protocol.confirm_examples if is_scored else protocol.confirm_generations
+        else:
+            most = protocol.examples if is_scored else protocol.generations
+            most = min(most or len(found), trial.variant.fidelity.examples or len(found))
+        if most is None or most >= len(found):
+            return found
+        picked = set(random.Random(task).sample(range(len(found)), int(most)))
+        return [example for i, example in enumerate(found) if i in picked]
+
+
+@dataclass
+class Found:
+    """What a job found out so far; kept when it fails."""
+
+    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    rows: Rows = field(default_factory=list)
+    artifact: str | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One job of one trial; calling it gives a record and its predictions."""
+
+    bench: Bench
+    job: Job
+    round: int = 0
+    attempt: int = 0
+    flags: tuple[str, ...] = ()
+    """Of the round: `contended`, `resumed`."""
+
+    def __call__(self, trial: Trial) -> tuple[Record, Rows]:
+        """Do the job; failures and refusals are records too. StoreError stops the study."""
+        found, status, error = Found(), "done", None
+        with catalog.build(self.bench.study.meter).open() as read:
+            ledger = Ledger(read)
+            try:
+                _JOBS[self.job](self.bench, trial, ledger, found)
+            except RefusedError as refusal:
+                status, error = "refused", str(refusal)
+            except (StoreError, UserError):
+                raise
+            except Exception as failure:  # The one place where a failure becomes data: the study goes on.
+                status, error = "failed", f"{_short(failure)}\n{traceback.format_exc()}"
+        return self._record(trial, found, ledger, status, error), found.rows
+
+    def _record(self, trial: Trial, found: Found, ledger: Ledger, status: Any, error: str | None) -> Record:
+        checked: Status = status
+        return Record(
+            job=self.job,
+            trial=trial,
+            status=checked,
+            round=self.round,
+            attempt=self.attempt,
+            measurements=tuple(ledger.measurements),
+            metrics=found.metrics,
+            artifact=found.artifact,
+            facts={**found.facts, "flags": list(self.flags)},
+            machine=describe(),
+            error=error,
+        )
+
+
+def died(attempt: Attempt, trial: Trial, reason: str) -> Record:
+    """The record of a worker that ended without an answer; what it spent is unknown, and so absent."""
+    return Record(attempt.job, trial, "failed", attempt.round, attempt.attempt, machine=describe(), error=reason)
+
+
+def _make(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
+    base = bench.bases[trial.variant.recipe.base, trial.variant.recipe.revision]
+    with progress(f"make {trial.variant.recipe}") as tell:
+        maker = Maker(trial.variant, base, bench.folder / "variants", ledger, tell)
+        artifact = maker.make(lambda: bench.examples(trial))
+    found.artifact = str(artifact.relative_to(bench.folder))
+    files = [path for path in artifact.iterdir() if path.suffix == ".safetensors"]
+    found.facts["bytes_on_disk"] = sum(path.stat().st_size for path in files)
+
+
+def _grade(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
+    _answer_split(bench, trial, ledger, found, "validation")
+
+
+def _confirm(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
+    _answer_split(bench, trial, ledger, found, "test")
+
+
+def _answer_split(bench: Bench, trial: Trial, ledger: Ledger, found: Found, split: Split) -> None:
+    for task, session in _sessions(bench, trial, ledger, found, check=split == "validation"):
+        examples = bench.chosen(task, trial, split)
+        with ledger.stage(f"grade/{task}") as tally:
+            answers = list(session.answer([example.question for example in examples]))
+            tally.add(answers)
+        graded = bench.tasks[task].grade(examples, answers)
+        rows = [{"task": task, "id": e.id, "group": e.group, **row} for e, row in zip(examples, graded, strict=True)]
+        found.rows += rows
+        found.metrics[task] = metrics.figures(rows)
+
+
+def _weigh(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
+    """Answer fixed questions at natural stopping, warmed up, for a window no shorter than the sensors allow."""
+    for task, session in _sessions(bench, trial, ledger, found, check=False):
+        questions = [e.question for e in bench.chosen(task, trial, "validation")[:WEIGHED]]
+        warm_up = Ledger(ledger.read)
+        times: list[float] = []
+        while sum(times) < WARM_UP_SECONDS and not is_stable(times, last=3, variation=0.05):
+            with warm_up.stage("warm-up"):
+                session.answer(questions)
+            times.append(warm_up.measurements[-1].seconds)
+        passes = max(1, round(_window_seconds(bench, warm_up) / times[-1] + 0.5))
+        with ledger.stage(f"weigh/{task}") as tally:
+            for _ in range(passes):
+                tally.add(list(session.answer(questions)))
+
+
+def _window_seconds(bench: Bench, warm_up: Ledger) -> float:
+    """The protocol's, or longer where a sensor changes slowly: 50 periods keep the error of its steps below 2 %."""
+    periods = [energy.period_seconds or 0.0 for energy in warm_up.measurements[-1].devices.values()]
+    return max(bench.study.protocol.window_seconds, 50 * max(periods, default=0.0))
+
+
+_JOBS: Mapping[Job, Any] = {"make": _make, "grade": _grade, "weigh": _weigh, "confirm": _confirm}
+
+
+def _sessions(bench: Bench, trial: Trial, ledger: Ledger, found: Found, *, check: bool) -> Any:
+    """(task, session) for every task that the trial can do; opening and fitting are stages of their own."""
+    if trial.is_baseline:
+        yield from _fitted(bench, trial, ledger, found)
+        return
+    artifact = bench.artifact(trial)
+    found.artifact = str(artifact.relative_to(bench.folder))
+    opened: AbstractContextManager[Session] = catalog.build(trial.engine).open(artifact, trial.batch)
+    with ledger.stage("load"):
+        session = opened.__enter__()
+    try:
+        found.facts |= session.facts
+        if check:
+            with ledger.stage("check"):
+                found.facts |= _check_logits(bench, trial, session, artifact)
+        yield from ((task, session) for task in bench.tasks)
+    finally:
+        opened.__exit__(None, None, None)
+
+
+def _fitted(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> Any:
+    baseline, done = catalog.build(trial.engine), 0
+    for name, task in bench.tasks.items():
+        train = [e for e in task.examples(trial.variant.fold) if e.split == "train"]
+        with ledger.stage("fit"):
+            session = baseline.fit(train)
+        if session is not None:
+            found.facts |= session.facts
+            done += 1
+            yield name, session
+    if not done:
+        raise RefusedError(f"baseline {trial.engine}: can do none of this study's tasks.")
+
+
+def _check_logits(bench: Bench, trial: Trial, session: Any, artifact: Path) -> dict[str, float]:
+    """Prefill and one decode step agree with the reference engine, in fp32. Raises RuntimeError where they do not."""
+    from leanwatt.engine.transformers import Transformers, relative_error
+
+    prompts = []
+    for task in bench.tasks:
+        asked = [e.question for e in bench.chosen(task, trial, "validation")[:CHECKED]]
+        prompts += [question.prompt for question in asked if hasattr(question, "prompt")]
+    if not prompts or not hasattr(session, "probe"):
+        return {}
+    with Transformers("fp32").open(artifact, 1) as reference:
+        expected = reference.probe(prompts)
+    got = session.probe(prompts)
+    errors = [relative_error(mine, right) for mine, right in zip(got, expected, strict=True)]
+    if not max(errors) <= TOLERANCE:
+        raise RuntimeError(
+            f"engine {trial.engine}: its logits differ from the reference engine's by {max(errors):.2g} "
+            f"(at most {TOLERANCE} is allowed): it computes something else, and its speed means nothing."
+        )
+    return {"logit_error_prefill": errors[0], "logit_error_decode": errors[1]}
+
+
+def _short(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -1,0 +1,46 @@
+"""The ledger of a job: what each of its stages cost, kept even when the stage fails."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from leanwatt.measurement import Measurement, Reading
+from leanwatt.question import Answer
+
+
+@dataclass
+class Tally:
+    """What a stage got done, for joules per answer and per token."""
+
+    answers: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def add(self, answers: list[Answer]) -> None:
+        """Count answers and their tokens."""
+        self.answers += len(answers)
+        self.tokens_in += sum(answer.tokens_in for answer in answers)
+        self.tokens_out += sum(answer.tokens_out for answer in answers)
+
+
+@dataclass
+class Ledger:
+    """Collects measurements of one open meter."""
+
+    read: Callable[[], Reading]
+    measurements: list[Measurement] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Tally]:
+        """Measure what the block inside spends, even if it fails: its joules are gone all the same."""
+        tally, begin = Tally(), self.read()
+        try:
+            yield tally
+        finally:
+            spent = Measurement.between(name, begin, self.read())
+            counted = replace(spent, answers=tally.answers, tokens_in=tally.tokens_in, tokens_out=tally.tokens_out)
+            self.measurements.append(counted)
+
+    def reuse(self, spent: list[Measurement]) -> None:
+        """Charge what an earlier trial spent on a shared prefix."""
+        self.measurements += [replace(each, reused=True) for each in spent]

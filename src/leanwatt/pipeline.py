@@ -1,0 +1,121 @@
+"""The whole flow, on one page.
+
+Study - check - search - [make, grade] each trial that is missing - weigh in rounds - rank - confirm on test - report.
+Every job runs through the executor and ends in a record, so a run that was killed goes on where it stood.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from leanwatt import catalog
+from leanwatt.contracts import Executor, Search, WorkerDied
+from leanwatt.jobs import Attempt, Bench, died
+from leanwatt.machine import quiet
+from leanwatt.rank import Ranking, next_candidates, rank
+from leanwatt.recipe import Trial
+from leanwatt.record import Job, Record, record_id
+from leanwatt.store import Store
+
+Notice = Callable[[Record], None]
+"""Told of every new record."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One run of a study that was checked (plan.py)."""
+
+    bench: Bench
+    space: list[Trial]
+    store: Store
+    notice: Notice
+    retry: bool = False
+    """Try failed and refused jobs again, as new attempts."""
+
+    def run(self) -> Ranking:
+        """Make, grade, weigh, rank and confirm all that is missing."""
+        for trial in self._missing_trials():
+            self._do("make", [trial] if not trial.is_baseline else [])
+            self._do("grade", [trial])
+        for number in range(self.bench.study.protocol.rounds):
+            self._weigh(number)
+        return self._confirm()
+
+    def ranking(self) -> Ranking:
+        """What the records say so far."""
+        primaries = {name: task.primary for name, task in self.bench.tasks.items()}
+        return rank(self.bench.study, primaries, self.store.records(), self.store.rows)
+
+    def _missing_trials(self) -> Iterator[Trial]:
+        """One wanted trial after the other; the search is asked again after each, since it may change its mind."""
+        search: Search = catalog.build(self.bench.study.search)
+        seen: set[str] = set()
+        while True:
+            wanted = search.wanted(self.space, self.store.records(), [])
+            trial = next((t for t in wanted if t.id not in seen and not self._has("grade", t)), None)
+            if trial is None:
+                return
+            seen.add(trial.id)
+            yield trial
+
+    def _weigh(self, number: int) -> None:
+        """One round: every variant in random order, each in a fresh process, on the first fold and seed of each."""
+        first: dict[str, Trial] = {}
+        for trial in self.space:
+            if self._is_done("grade", trial):
+                first.setdefault(trial.label, trial)
+        order = list(first.values())
+        random.Random(f"round {number}").shuffle(order)
+        missing = [trial for trial in order if not self._has("weigh", trial, number)]
+        if missing:
+            flags = ("resumed",) if len(missing) < len(order) else ()
+            flags += ("contended",) if quiet(1.0).is_quiet is False else ()
+            self._do("weigh", missing, number, flags)
+
+    def _confirm(self) -> Ranking:
+        """Baselines, the reference and one candidate after the other meet the test split, until one holds."""
+        baselines = [trial for trial in self.space if trial.is_baseline]
+        self._do("confirm", [trial for trial in baselines if self._is_done("grade", trial)])
+        ranking = self.ranking()
+        while labels := next_candidates(ranking):
+            wanted = [trial for trial in self.space if trial.label in labels and not self._has("confirm", trial)]
+            if not wanted:
+                break
+            self._do("confirm", wanted)
+            ranking = self.ranking()
+        return ranking
+
+    def _do(self, job: Job, trials: Iterable[Trial], number: int = 0, flags: tuple[str, ...] = ()) -> None:
+        executor: Executor = catalog.build(self.bench.study.executor)
+        for trial in trials:
+            if self._has(job, trial, number):
+                continue
+            attempt = Attempt(self.bench, job, number, self._attempts(job, trial, number), flags)
+            for outcome in executor.run(attempt, [trial]):
+                is_dead = isinstance(outcome, WorkerDied)
+                record, rows = (died(attempt, trial, outcome.reason), []) if is_dead else outcome
+                self.notice(self.store.add(record, rows))
+
+    def _attempts(self, job: Job, trial: Trial, number: int = 0) -> int:
+        """How often this was tried."""
+        tried = 0
+        while record_id(job, trial, number, tried) in self.store:
+            tried += 1
+        return tried
+
+    def _last(self, job: Job, trial: Trial, number: int = 0) -> Record | None:
+        tried = self._attempts(job, trial, number)
+        return self.store.get(record_id(job, trial, number, tried - 1)) if tried else None
+
+    def _is_done(self, job: Job, trial: Trial, number: int = 0) -> bool:
+        last = self._last(job, trial, number)
+        return last is not None and last.status == "done"
+
+    def _has(self, job: Job, trial: Trial, number: int = 0) -> bool:
+        """Nothing is left to do: it is done, or it failed and is not to be tried again; a failed make fails the rest."""
+        if job == "grade" and not trial.is_baseline:
+            made = self._last("make", trial)
+            if made is not None and made.status != "done" and not self.retry:
+                return True
+        last = self._last(job, trial, number)
+        return last is not None and (last.status == "done" or not self.retry)

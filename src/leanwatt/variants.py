@@ -1,0 +1,154 @@
+"""Making a variant: the longest finished prefix of its recipe from the cache, then the remaining steps, each saved.
+
+Every prefix that variants share is made once. A stage's key follows all that it depends on: what it starts from, the
+method, its settings and version, and for steps that read data the data, fold and seed. An edited file never meets a
+stale model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from leanwatt import catalog
+from leanwatt.contracts import Context, Progress
+from leanwatt.errors import StoreError
+from leanwatt.ledger import Ledger
+from leanwatt.measurement import Measurement
+from leanwatt.model import Model, load
+from leanwatt.prompt import VERSION as PROMPT_VERSION
+from leanwatt.question import Example
+from leanwatt.recipe import Choice, Variant, digest
+
+COSTS = "costs.json"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model that is at hand."""
+
+    name: str
+    place: str
+    """A folder or a hub name."""
+    key: str
+    """Follows its content."""
+    revision: str | None = None
+
+
+def local_base(name: str, revision: str | None) -> Base:
+    """A base in a folder, known by its content, or on a hub, known by name and revision."""
+    folder = Path(name)
+    key = _folder_digest(folder) if folder.is_dir() else digest([name, revision])
+    return Base(name, name, key, revision)
+
+
+def stage_keys(variant: Variant, base: Base) -> list[str]:
+    """One key for the base itself and one after every step, each following the one before."""
+    keys = [digest(["base", base.key, base.revision, PROMPT_VERSION])]
+    for step in variant.recipe.steps:
+        method = catalog.find(step.room, step.name)
+        reads = [variant.data, variant.fold, variant.seed, variant.fidelity.steps] if method.reads_data else []
+        keys.append(digest([keys[-1], asdict(step), method.version, reads]))
+    return keys
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes one variant in `folder`, where every stage has a folder of its own."""
+
+    variant: Variant
+    base: Base
+    folder: Path
+    ledger: Ledger
+    progress: Progress
+
+    def make(self, examples: Callable[[], Sequence[Example]]) -> Path:
+        """The folder of the finished variant; `examples` is asked for only where a step reads data."""
+        keys = stage_keys(self.variant, self.base)
+        done = max((i for i, key in enumerate(keys) if (self.folder / key / COSTS).is_file()), default=-1)
+        for key in keys[: done + 1]:
+            self.ledger.reuse(read_costs(self.folder / key))
+        if done == len(keys) - 1:
+            return self.folder / keys[-1]
+        with self.ledger.stage("load"):
+            model = load(self.folder / keys[done]) if done >= 0 else load(self.base.place, self.base.revision)
+        if done < 0:
+            self._save(model, self.folder / keys[0], [])
+        context = self._context(examples())
+        for step, key in list(zip(self.variant.recipe.steps, keys[1:], strict=True))[max(done, 0) :]:
+            model = self._step(model, step, key, context)
+        return self.folder / keys[-1]
+
+    def _step(self, model: Model, step: Choice, key: str, context: Context) -> Model:
+        work = self.folder / f".{key}.work"
+        work.mkdir(parents=True, exist_ok=True)
+        begun = len(self.ledger.measurements)
+        with self.ledger.stage(step.room):
+            model = catalog.build(step).apply(model, _in(context, work))
+        self._save(model, self.folder / key, self.ledger.measurements[begun:])
+        shutil.rmtree(work, ignore_errors=True)
+        return model
+
+    def _context(self, examples: Sequence[Example]) -> Context:
+        return Context(
+            train=[e for e in examples if e.split == "train"],
+            validation=[e for e in examples if e.split == "validation"],
+            seed=self.variant.seed,
+            folder=self.folder,
+            progress=self.progress,
+            max_steps=self.variant.fidelity.steps,
+        )
+
+    @staticmethod
+    def _save(model: Model, folder: Path, spent: Sequence[Measurement]) -> None:
+        """Write beside, then rename: half a folder is never served."""
+        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(draft, ignore_errors=True)
+        model.save(draft)
+        try:
+            (draft / COSTS).write_text(json.dumps([asdict(each) for each in spent]), encoding="utf-8")
+            if folder.exists():  # Another worker was quicker; its folder is as good.
+                shutil.rmtree(draft)
+            else:
+                draft.replace(folder)
+        except OSError as error:
+            raise StoreError(f"{folder}: the model cannot be saved ({error.strerror}).") from error
+
+
+def _in(context: Context, work: Path) -> Context:
+    from dataclasses import replace
+
+    return replace(context, folder=work)
+
+
+def read_costs(folder: Path) -> list[Measurement]:
+    """What the making of one stage cost."""
+    from pydantic import TypeAdapter
+
+    adapter: Any = TypeAdapter(list[Measurement])
+    return adapter.validate_json((folder / COSTS).read_bytes())  # type: ignore[no-any-return]
+
+
+def _folder_digest(folder: Path) -> str:
+    """Of names and contents; of files above 64 MB the size, the first and the last part."""
+    summed = hashlib.sha256()
+    part = 1 << 20
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        size = path.stat().st_size
+        summed.update(f"{path.relative_to(folder)} {size}".encode())
+        with path.open("rb") as file:
+            if size <= 64 * part:
+                summed.update(file.read())
+            else:
+                summed.update(file.read(part))
+                file.seek(-part, os.SEEK_END)
+                summed.update(file.read(part))
+    return summed.hexdigest()[:16]
