@@ -53,7 +53,7 @@ def find(room: str, name: str) -> type[Any]:
             f"{room}: {name} needs '{error.name}'. Install it with: pip install 'leanwatt[{name}]'"
         ) from error
     [method] = [cls for cls in vars(module).values() if _is_method(cls, ROOMS[room], module.__name__)]
-    return method
+    return method  # type: ignore[no-any-return]
 
 
 def _is_method(value: Any, contract: type[Any], module: str) -> bool:

@@ -1,8 +1,8 @@
-"""A model in memory: module, tokenizer, masks and integer codes; loading, saving, and where its linear layers are.
+"""A model in memory: module, tokenizer, masks and integer codes; loading, saving, finding its linear layers.
 
 A saved model is a folder that plain `from_pretrained` opens (dense weights, dequantized). Beside it lie, where there are
-any, `masks.safetensors` (which weights pruning keeps), `codes.safetensors` (what quantization stores), `adapter/` (LoRA)
-and `leanwatt.json` (what was done).
+any, `masks.safetensors` (which weights pruning keeps), `codes.safetensors` (what quantization stores), `adapter/`
+(LoRA) and `leanwatt.json` (what was done).
 """
 
 from __future__ import annotations
@@ -86,12 +86,13 @@ class Model:
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        if self.has_adapters:
-            self.module.save_pretrained(folder / "adapter")
-            base = self.module.get_base_model()
-            base.save_pretrained(folder, state_dict=_without_adapters(base.state_dict()))
-        else:
-            self.module.save_pretrained(folder)
+        with quiet():
+            if self.has_adapters:
+                self.module.save_pretrained(folder / "adapter")
+                base = self.module.get_base_model()
+                base.save_pretrained(folder, state_dict=_without_adapters(base.state_dict()))
+            else:
+                self.module.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.masks:
             save_file({name: mask.contiguous() for name, mask in self.masks.items()}, folder / "masks.safetensors")
@@ -156,22 +157,34 @@ def _load_beside(model: Model, folder: Path) -> None:
     if about["adapters"]:
         from peft import PeftModel
 
-        model.module = PeftModel.from_pretrained(model.module, str(folder / "adapter")).eval()
+        with quiet():
+            model.module = PeftModel.from_pretrained(model.module, str(folder / "adapter")).eval()
 
 
 def config_of(base: str, revision: str | None = None) -> Any:
     """The configuration of a base, without its weights. Raises ModelError where it is no causal language model."""
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False, revision=revision or "main")
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"base: '{base}' is no model folder and no model of the hub ({reason}).") from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(f"base: '{base}' is a '{config.model_type}' model, which is no causal language model.")
+    if not _is_causal(config):
+        kind = ", ".join([*(config.architectures or []), config.model_type])
+        raise ModelError(f"base: '{base}' is a '{kind}' model, which is no causal language model.")
     return config
+
+
+def _is_causal(config: Any) -> bool:
+    """Whether its weights are those of a causal language model: BERT can be run as one, and then writes nonsense."""
+    from transformers.models.auto import modeling_auto as known
+
+    causal = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    sees_both_sides = config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if causal is None or (sees_both_sides and not getattr(config, "is_decoder", False)):
+        return False
+    return not config.architectures or causal in config.architectures
 
 
 def context_length(config: Any) -> int:
@@ -207,6 +220,13 @@ def weight_of(layer: Any) -> torch.Tensor:
 
     weight: torch.Tensor = layer.weight.data
     return weight.t() if isinstance(layer, Conv1D) else weight
+
+
+def cast(module: Any, dtype: torch.dtype) -> Any:
+    """Parameters in another dtype, in place. Buffers stay: rotary frequencies in bf16 would be another model."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return module
 
 
 def keep_zeros(model: Model) -> None:
@@ -260,7 +280,9 @@ def folder_bytes(folder: Path) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and notices of the libraries inside; ours say what goes on."""
+    """No progress bars, notices and deprecations of the libraries inside; ours say what goes on."""
+    import warnings
+
     from transformers.utils import logging
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -268,6 +290,8 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(verbosity)

@@ -12,10 +12,12 @@ from leanwatt import catalog
 from leanwatt.contracts import Executor, Search, WorkerDied
 from leanwatt.jobs import Attempt, Bench, died
 from leanwatt.machine import quiet
-from leanwatt.rank import Ranking, next_candidates, rank
+from leanwatt.rank import rank
+from leanwatt.ranking import Ranking
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record, record_id
 from leanwatt.store import Store
+from leanwatt.sweet_spot import next_candidates
 
 Notice = Callable[[Record], None]
 """Told of every new record."""
@@ -44,7 +46,8 @@ class Flow:
     def ranking(self) -> Ranking:
         """What the records say so far."""
         primaries = {name: task.primary for name, task in self.bench.tasks.items()}
-        return rank(self.bench.study, primaries, self.store.records(), self.store.rows)
+        data = self.space[0].variant.data
+        return rank(self.bench.study, primaries, self.store.records(), self.store.rows, data)
 
     def _missing_trials(self) -> Iterator[Trial]:
         """One wanted trial after the other; the search is asked again after each, since it may change its mind."""
@@ -68,14 +71,11 @@ class Flow:
         random.Random(f"round {number}").shuffle(order)
         missing = [trial for trial in order if not self._has("weigh", trial, number)]
         if missing:
-            flags = ("resumed",) if len(missing) < len(order) else ()
-            flags += ("contended",) if quiet(1.0).is_quiet is False else ()
-            self._do("weigh", missing, number, flags)
+            flags = {"resumed": len(missing) < len(order), "contended": quiet(1.0).is_quiet is False}
+            self._do("weigh", missing, number, tuple(flag for flag, is_so in flags.items() if is_so))
 
     def _confirm(self) -> Ranking:
-        """Baselines, the reference and one candidate after the other meet the test split, until one holds."""
-        baselines = [trial for trial in self.space if trial.is_baseline]
-        self._do("confirm", [trial for trial in baselines if self._is_done("grade", trial)])
+        """The reference, the baselines and one candidate after the other meet the test split, until one holds."""
         ranking = self.ranking()
         while labels := next_candidates(ranking):
             wanted = [trial for trial in self.space if trial.label in labels and not self._has("confirm", trial)]
@@ -112,7 +112,7 @@ class Flow:
         return last is not None and last.status == "done"
 
     def _has(self, job: Job, trial: Trial, number: int = 0) -> bool:
-        """Nothing is left to do: it is done, or it failed and is not to be tried again; a failed make fails the rest."""
+        """Nothing is left to do: it is done, or failed and is not to be tried again; a failed make ends the trial."""
         if job == "grade" and not trial.is_baseline:
             made = self._last("make", trial)
             if made is not None and made.status != "done" and not self.retry:

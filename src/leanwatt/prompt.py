@@ -1,8 +1,8 @@
 """The prompt: from its parts to tokens, the same way for training, for every engine and for serving.
 
-Plain models see `instruction`, the ticket and the lead on lines of their own, then a blank and the answer. Models with a
-chat template see the instruction as system text and the ticket with the lead as the user's turn, with thinking off. One
-begin-of-text token where the tokenizer has one; every answer ends with the end-of-text token.
+Plain models see `instruction`, the ticket and the lead on lines of their own, then a blank and the answer. Models with
+a chat template see the instruction as system text and the ticket with the lead as the user's turn, with thinking off.
+One begin-of-text token where the tokenizer has one; every answer ends with the end-of-text token.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from typing import Any
 
 from leanwatt.errors import StudyError
@@ -111,5 +112,12 @@ class Trial:
 
 
 def digest(data: Any) -> str:
-    """Short content hash: equal data have equal digests on every machine. `data` must be JSON-like."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    """Short content hash: equal data have equal digests on every machine. `data` must be JSON-like, dates included."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=_iso).encode()).hexdigest()[:16]
+
+
+def _iso(value: object) -> str:
+    """YAML reads 2026-01-31 as a date."""
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"got a {type(value).__name__}; settings hold numbers, texts, dates, lists and mappings.")

@@ -72,6 +72,8 @@ class Store:
 
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(data, dict) or not isinstance(data.get("schema", 0), int):
+                raise ValueError("no mapping with a schema number")
             if data.get("schema", 0) > SCHEMA_VERSION:
                 raise StoreError(f"{path}: was written by a newer version (schema {data['schema']}). Update leanwatt.")
             return self._adapter.validate_python(data)  # type: ignore[no-any-return]

@@ -106,7 +106,7 @@ class Study:
             meter=Choice.parse("meter", data.get("meter", "auto")),
             search=Choice.parse("search", data.get("search", "grid")),
             executor=Choice.parse("executor", data.get("executor", "local")),
-            seeds=tuple(_whole("seeds", seed, 0) for seed in _list(data.get("seeds", [0]))),
+            seeds=tuple(dict.fromkeys(_whole("seeds", seed, 0) for seed in _list(data.get("seeds", [0])))),
             fidelity=_fidelity(data.get("fidelity", {})),
             budget=_numbers("budget", data.get("budget", {}), ("kwh", "hours", "trials")),
             weight=_share("weight", data.get("weight", 0.5)),
@@ -149,7 +149,7 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def _name(value: object) -> str:
-    if not isinstance(value, str) or not value or set(value) & set('/\\:*?"<>|\n'):
+    if not isinstance(value, str) or not value or value.startswith(".") or set(value) & set('/\\:*?"<>|\n'):
         raise StudyError(f"name: got {value!r}; use a short word that can name a folder.")
     return value
 
@@ -228,12 +228,20 @@ def _protocol(value: object) -> Protocol:
     for key, setting in choice.settings.items():
         if key not in known:
             raise StudyError(not_among(f"the settings of protocol.{choice.name}", key, known))
-        if setting is not None and (not isinstance(setting, int | float) or setting <= 0):
-            raise StudyError(f"protocol.{choice.name}.{key}: got {setting!r}; a number above 0 is needed.")
+        _refuse_amount(f"protocol.{choice.name}.{key}", key, setting)
     protocol = replace(PROTOCOLS[choice.name], **choice.settings)
     if protocol.name == "ranked" and protocol.rounds < 5:
         raise StudyError(f"protocol.ranked.rounds: got {protocol.rounds}; a ranking needs at least 5. Or use `quick`.")
     return protocol
+
+
+def _refuse_amount(where: str, key: str, setting: object) -> None:
+    """Seconds may be a fraction; questions and rounds are counted, and questions may be all of them (null)."""
+    if key == "window_seconds":
+        if not isinstance(setting, int | float) or isinstance(setting, bool) or not setting > 0:
+            raise StudyError(f"{where}: got {setting!r}; a number above 0 is needed.")
+    elif setting is not None or key == "rounds":
+        _whole(where, setting, 1)
 
 
 def _fidelity(value: object) -> Fidelity:

@@ -1,7 +1,7 @@
 """The training loop: what every fine-tuning and the starter's pre-training share.
 
-Loss on the answer only (or on everything, for pre-training), batches of like length, AdamW with warm-up and cosine decay,
-the best state by validation loss kept, early stop, masks of pruning kept.
+Loss on the answer only (or on everything, for pre-training), batches of like length, AdamW with warm-up and cosine
+decay, the best state by validation loss kept, early stop, masks of pruning kept.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class _Best:
         self.first = self.loss = loss
         self.last = loss or math.nan
         self.waited = 0
-        self._state: dict[str, Any] | None = None
+        self._state = None if loss is None else self._copy()
 
     def offer(self, loss: float) -> None:
         self.last = loss
@@ -171,7 +171,10 @@ class _Best:
             self.waited += 1
             return
         self.loss, self.waited = loss, 0
-        self._state = {name: p.detach().clone() for name, p in self._learned.items()}
+        self._state = self._copy()
+
+    def _copy(self) -> dict[str, Any]:
+        return {name: p.detach().clone() for name, p in self._learned.items()}
 
     def __str__(self) -> str:
         return "no validation" if self.first is None else f"validation loss {self.last:.3f}"

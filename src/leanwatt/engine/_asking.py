@@ -57,7 +57,7 @@ class Asking:
         return [answers[i] for i in range(len(questions))]
 
     def probe(self, prompts: Sequence[Prompt]) -> tuple[Array, Array]:
-        """Logits after each prompt, and after one more (the end token), each (prompts, words): how engines are checked."""
+        """Logits after each prompt, and after one more token, each (prompts, words): how engines are checked."""
         first, second = [], []
         for start in range(0, len(prompts), self.batch):
             part = prompts[start : start + self.batch]

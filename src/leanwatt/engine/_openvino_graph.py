@@ -14,7 +14,7 @@ from openvino import opset13 as op
 
 from leanwatt.engine._tokens import Tokens
 from leanwatt.errors import RefusedError
-from leanwatt.model import Codes, Model, load, quiet
+from leanwatt.model import Codes, Model, cast, load, quiet
 
 VERSION = 1
 """Raise it when the graph changes: models converted before are then converted anew."""
@@ -24,10 +24,12 @@ HIDDEN = -1e9
 
 def convert(artifact: Path, folder: Path) -> None:
     """Write `model.xml`, `model.bin` and `about.json`. Raises RefusedError for what OpenVINO cannot express."""
+    import torch
+
     model = load(artifact)
     if model.has_adapters:
         raise RefusedError("engine openvino: the model has adapters; put `merge: [merge]` after finetune.")
-    model.module.float()
+    cast(model.module, torch.float32)
     with quiet():
         traced, heads = _trace(model.module)
     replaced = _put_codes(traced, model.codes)

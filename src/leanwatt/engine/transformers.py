@@ -12,7 +12,7 @@ import numpy as np
 
 from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, Asking
-from leanwatt.model import Model, load
+from leanwatt.model import Model, cast, load
 from leanwatt.prompt import Encoder
 
 
@@ -31,7 +31,7 @@ class Transformers(Engine):
 
         model = load(artifact)
         if self.compute != "auto":
-            model.module.to({"fp32": torch.float32, "bf16": torch.bfloat16}[self.compute])
+            cast(model.module, {"fp32": torch.float32, "bf16": torch.bfloat16}[self.compute])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         module = model.module.to(device)
         yield Asking(_Torch(module, device), Encoder(model.tokenizer, model.context), batch, _facts(model))

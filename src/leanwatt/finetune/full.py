@@ -7,7 +7,7 @@ from annotated_types import Gt
 
 from leanwatt.contracts import Context, Step
 from leanwatt.finetune._tuning import tune
-from leanwatt.model import Model
+from leanwatt.model import Model, cast
 from leanwatt.training import Schedule
 
 
@@ -32,11 +32,11 @@ class Full(Step):
         """Train all weights in place."""
         import torch
 
-        model.module.to(torch.float32).requires_grad_(True)
+        cast(model.module, torch.float32).requires_grad_(True)
         schedule = Schedule(
             self.learning_rate, self.epochs, self.batch, max_steps=context.max_steps, precision=self.precision
         )
         tuned = tune(model, context, schedule, f"finetune full {self.precision}")
         if self.precision == "bf16":
-            tuned.module.to(torch.bfloat16)
+            cast(tuned.module, torch.bfloat16)
         return tuned

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 from leanwatt.contracts import Context, Step
 from leanwatt.errors import RefusedError
 from leanwatt.finetune._tuning import tune
-from leanwatt.model import Model, linears
+from leanwatt.model import Model, cast, linears, quiet
 from leanwatt.training import Schedule
 
 
@@ -51,7 +51,7 @@ class Lora(Step):
                 "finetune lora after prune would fill the zeros when merged; use finetune full, or prune later."
             )
         torch.manual_seed(context.seed)
-        model.module.to(torch.bfloat16 if self.precision == "bf16" else torch.float32).requires_grad_(False)
+        cast(model.module, torch.bfloat16 if self.precision == "bf16" else torch.float32).requires_grad_(False)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -60,7 +60,8 @@ class Lora(Step):
             fan_in_fan_out=_is_conv1d(model),
             task_type="CAUSAL_LM",
         )
-        model.module = get_peft_model(model.module, config)
+        with quiet():
+            model.module = get_peft_model(model.module, config)
         schedule = Schedule(
             self.learning_rate, self.epochs, self.batch, max_steps=context.max_steps, precision=self.precision
         )

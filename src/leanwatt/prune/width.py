@@ -1,8 +1,8 @@
 """Fewer neurons in every MLP: a truly smaller model, so every engine saves.
 
 A neuron's score is the size of what it sends on: the norm of its activation over training examples times the norm of
-its outgoing weights (the structured form of Wanda's score, Sun et al., 2023, arXiv:2306.11695; see also An et al., 2023,
-arXiv:2312.11983).
+its outgoing weights (the structured form of Wanda's score, Sun et al., 2023, arXiv:2306.11695; see also An et al.,
+2023, arXiv:2312.11983).
 """
 
 from dataclasses import dataclass
@@ -47,6 +47,8 @@ class Width(Step):
         leaving = _leaving(model)
         size = next(iter(leaving.values()))[0].shape[1]
         width = max(self.multiple, round(self.keep * size / self.multiple) * self.multiple)
+        if width >= size:
+            raise RefusedError(f"prune width: keep {self.keep} of {size} neurons is all of them in {self.multiple}s.")
         norms = input_norms(model, {name: layer for name, (_, layer, _) in leaving.items()}, context, self.examples)
         for name, (weight, layer, entering) in leaving.items():
             score = norms[name] * weight.float().norm(dim=0)

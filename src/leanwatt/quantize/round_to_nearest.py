@@ -1,7 +1,7 @@
 """Round to nearest: the plain yardstick of quantization. Needs no data and no time.
 
-Symmetric: a code of zero is exactly zero, so what pruning set to zero stays so. Eight bits lose next to nothing; at four
-bits methods that look at activations lose less.
+Symmetric: a code of zero is exactly zero, so what pruning set to zero stays so. Eight bits lose next to nothing; at
+four bits methods that look at activations lose less.
 """
 
 from dataclasses import dataclass

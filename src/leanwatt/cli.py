@@ -1,0 +1,246 @@
+"""The command line: parse, call one verb, print. Everything heavy is imported when a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leanwatt import __version__
+from leanwatt.errors import LeanwattError, UserError
+
+app = typer.Typer(
+    help="Which cheaper version of a language model still does your job, how many joules it saves, how sure that is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; by default runs/<name of the study>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Variant = Annotated[str | None, typer.Option("--variant", help="A variant by its name in the table; else the winner.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options of every command; `main` reads --debug."""
+
+
+@app.command()
+def plan(study: StudyFile, out: Out = None, as_json: Json = False) -> None:
+    """Check a study and say what would run; nothing runs."""
+    from leanwatt import verbs
+
+    found = verbs.plan(study, out)
+    _show(_plan_facts(found) if as_json else "\n".join(found.lines()))
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    out: Out = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed and refused trials again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run what is missing, rank it, and write the report. Run it again after a stop: it goes on."""
+    from leanwatt import verbs
+
+    checked = verbs.plan(study, out)
+    print("\n".join(checked.lines()), file=sys.stderr)
+    ranking = verbs.run(study, out, retry=retry, notice=_tell)
+    _show_ranking(ranking, as_json)
+    folder = verbs.store_of(checked.study, out).folder / "report"
+    print(f"\nThe report: {folder / 'report.html'}", file=sys.stderr if as_json else sys.stdout)
+
+
+@app.command()
+def rank(study: StudyFile, out: Out = None, as_json: Json = False) -> None:
+    """Print the table and the sweet spot from what was measured so far."""
+    from leanwatt import verbs
+
+    _show_ranking(verbs.rank(study, out), as_json)
+
+
+@app.command()
+def report(study: StudyFile, out: Out = None) -> None:
+    """Write the report anew: Markdown, CSV, JSON and one HTML file."""
+    from leanwatt import verbs
+
+    _show("\n".join(str(path) for path in verbs.report(study, out)))
+
+
+@app.command()
+def export(
+    study: StudyFile,
+    to: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    out: Out = None,
+    variant: Variant = None,
+) -> None:
+    """Copy the winner as a Hugging Face folder with a model card."""
+    from leanwatt import verbs
+
+    _show(str(verbs.export(study, to, out, variant)))
+
+
+@app.command()
+def ask(
+    study: StudyFile,
+    ticket: Annotated[str, typer.Argument(help="The ticket's text, or - for standard input.", show_default=False)],
+    out: Out = None,
+    variant: Variant = None,
+    as_json: Json = False,
+) -> None:
+    """Let the winner answer a ticket: likely causes, a drafted response, and what it took."""
+    from dataclasses import asdict
+
+    from leanwatt import verbs
+
+    reply = verbs.ask(study, sys.stdin.read() if ticket == "-" else ticket, out, variant)
+    if as_json:
+        _show(asdict(reply))
+        return
+    lines = [f"{share:6.1%}  {cause}" for cause, share in reply.causes[:5]]
+    if reply.response is not None:
+        lines += ["", f"Draft: {reply.response}"]
+    _show("\n".join([*lines, "", f"{reply.variant}: {_energy_words(reply)}"]))
+
+
+@app.command()
+def methods(
+    room: Annotated[str | None, typer.Argument(help="One room, such as prune.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List every method, what it is, and what its settings mean."""
+    from leanwatt import verbs
+
+    found = verbs.methods(room)
+    if as_json:
+        _show(found)
+        return
+    for each, inside in found.items():
+        _show(f"{each}:")
+        for name, about in inside.items():
+            _show(f"  {name}: {about['about'].splitlines()[0]}")
+            for setting, meaning in about["settings"].items():
+                _show(f"      {setting}: {' '.join(meaning.split())}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show what this machine can measure and run."""
+    from leanwatt import verbs
+
+    found = verbs.doctor()
+    if as_json:
+        _show(found)
+        return
+    machine = found["machine"]
+    _show(f"{machine.get('cpu_model') or 'unknown CPU'}, {(found['memory_bytes'] or 0) / 1e9:.0f} GB of memory")
+    for source in found["sources"]:
+        fix = f" To change that: {source['fix']}" if source.get("fix") else ""
+        _show(f"  {source['source']}: {source['status']}. {source['detail']}{fix}")
+    _show(f"Energy here comes from: {', '.join(found['meter'])}")
+    _show("Engines: " + ", ".join(f"{n}{'' if ok else ' (not installed)'}" for n, ok in found["engines"].items()))
+
+
+@app.command()
+def simulate(
+    path: Annotated[Path, typer.Argument(help="The CSV file to write.", show_default=False)],
+    tickets: Annotated[int, typer.Option(min=1, help="How many.")] = 10_500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Write fault tickets of a simulated communication network."""
+    from leanwatt import verbs
+
+    _show(str(verbs.simulate(path, tickets, seed)))
+
+
+def _show(what: Any) -> None:
+    print(what if isinstance(what, str) else json.dumps(what, indent=1, default=str))
+
+
+def _show_ranking(ranking: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from leanwatt.report import sentence, text_table
+
+    _show(asdict(ranking) if as_json else f"{text_table(ranking)}\n\n{sentence(ranking)}")
+
+
+def _plan_facts(found: Any) -> dict[str, Any]:
+    labels = list(dict.fromkeys(trial.label for trial in found.trials))
+    return {
+        "variants": labels,
+        "trials": len(found.trials),
+        "done": found.done,
+        "data": {task: summary.lines() for task, summary in found.summaries.items()},
+        "warnings": list(found.warnings),
+        "hours": found.hours,
+        "memory_bytes": found.memory_bytes,
+        "disk_bytes": found.disk_bytes,
+    }
+
+
+def _energy_words(reply: Any) -> str:
+    energy = reply.energy
+    spent = f"{reply.cpu_seconds:.3f} CPU-seconds"
+    if energy.joules is None:
+        return f"{spent}; energy unknown"
+    band = f" ({energy.lower:.2g} to {energy.upper:.2g})" if energy.lower is not None else ""
+    return f"{spent}, {energy.joules:.2g} J{band}, {energy.provenance}"
+
+
+def _tell(record: Any) -> None:
+    """One line per finished job, on the error stream."""
+    seconds = sum(each.seconds for each in record.measurements if not each.reused)
+    cpu = sum(each.cpu_seconds for each in record.measurements if not each.reused)
+    place = f" round {record.round + 1}" if record.job == "weigh" else ""
+    figures = ", ".join(f"{task} {_primary(values)}" for task, values in record.metrics.items())
+    trouble = f": {record.error.splitlines()[0]}" if record.error else ""
+    what = f"{record.job}{place}  {record.trial.label}"
+    print(f"{record.status:8}{what}  {seconds:.0f} s, {cpu:.0f} CPU-s  {figures}{trouble}", file=sys.stderr)
+
+
+def _primary(values: Any) -> str:
+    name = next((name for name in ("macro_f1", "rouge_l", *values) if name in values), None)
+    return f"{name} {values[name]:.3f}" if name else ""
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for the user's mistakes, 1 for failures, 130 for Ctrl-C."""
+    if "--debug" in sys.argv:
+        app()
+        return
+    try:
+        app()
+    except UserError as error:
+        sys.exit(_said(str(error), 2))
+    except LeanwattError as error:
+        sys.exit(_said(str(error), 1))
+    except KeyboardInterrupt:
+        sys.exit(_said("Stopped. What was finished is kept; the same command goes on from there.", 130))
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(_said(f"{error.filename or 'The system'}: {error.strerror}. Finished records are kept.", 1))
+    except Exception as error:  # The last resort: a bug, told in one line.
+        sys.exit(_said(f"{type(error).__name__}: {error}. This is a bug; --debug shows where.", 1))
+
+
+def _said(message: str, code: int) -> int:
+    print(f"leanwatt: {message}", file=sys.stderr)
+    return code

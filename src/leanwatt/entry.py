@@ -1,0 +1,111 @@
+"""One line of the table by itself: what it is, what it costs and how good it is, before any comparison."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from leanwatt.compare import average
+from leanwatt.evidence import Evidence, making
+from leanwatt.quality import Judge
+from leanwatt.ranking import Entry, TaskResult
+from leanwatt.spending import Weighed, Windows, costs, counted, idle_watts, load_cost, spending
+from leanwatt.study import Study
+
+DAY_SECONDS = 86400
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the lines of one study's table."""
+
+    study: Study
+    weighed: Weighed
+    judge: Judge
+
+    def entry(self, line: Evidence) -> Entry:
+        """The line with all that needs no other line but, for the quality lost, the reference."""
+        trial, facts = line.trial, line.facts()
+        tasks = self._task_results(line) if line.status == "done" else {}
+        whole = line.status == "done" and tasks.keys() == set(self._tasks)
+        windows = self._windows(line)
+        cost = average(costs(windows, self.weighed.scale, self._tasks)) if whole else None
+        make = next((run.make for run in line.runs if run.make is not None), None)
+        sized = make.facts.get("bytes_on_disk") if make else None
+        return Entry(
+            label=line.label,
+            place=line.place,
+            is_baseline=trial.is_baseline,
+            engine=str(trial.engine),
+            batch=trial.batch,
+            steps=tuple(f"{step.room}: {step}" for step in trial.variant.recipe.steps),
+            status=line.status,
+            why=line.why or self._why_unranked(line, cost is not None, tasks),
+            tasks=tasks,
+            is_complete=cost is not None,
+            spending=spending(windows, self.weighed.scale, self._tasks) if cost else None,
+            cost=cost,
+            quality=sum(result.quality.value for result in tasks.values()) / len(tasks) if whole else None,
+            note=_note(facts),
+            making=making(line.makings(), partial(counted, scale=self.weighed.scale)),
+            cost_per_day=self._cost_per_day(line) if cost else None,
+            bytes_on_disk=sized,
+            weight_bytes=_whole(facts.get("weight_bytes")),
+            facts=dict(facts),
+            confirmation=self.judge.confirmation(line),
+        )
+
+    def _task_results(self, line: Evidence) -> dict[str, TaskResult]:
+        windows = self._windows(line)
+        return {
+            task: replace(result, spending=spending(windows, self.weighed.scale, [task]))
+            for task, result in self.judge.results(line).items()
+        }
+
+    def _why_unranked(self, line: Evidence, is_complete: bool, tasks: Mapping[str, TaskResult]) -> str:
+        if is_complete:
+            return ""
+        if line.label in self.weighed.incomparable:
+            return self.weighed.incomparable[line.label]
+        if lacking := [task for task in self._tasks if task not in tasks]:
+            return f"does not do {', '.join(lacking)}"
+        return "not weighed"
+
+    def _cost_per_day(self, line: Evidence) -> float | None:
+        """At the study's load: its tickets, and either idling in between or one reload a day."""
+        load, scale, windows = self.study.load, self.weighed.scale, self._windows(line)
+        each, spent = average(costs(windows, scale, self._tasks)), spending(windows, scale, self._tasks)
+        if "tickets_per_day" not in load or each is None or spent is None:
+            return None
+        tickets = float(load["tickets_per_day"])
+        if not load.get("always_on"):
+            reload_cost = load_cost(line.loading(), scale)
+            return None if reload_cost is None else tickets * each.value + reload_cost
+        watts = 0.0 if scale.unit == "cpu_seconds" else idle_watts(windows, scale)
+        rest = max(0.0, DAY_SECONDS - tickets * spent.seconds.value)
+        return None if watts is None else tickets * each.value + watts * rest
+
+    @property
+    def _tasks(self) -> list[str]:
+        return list(self.judge.primaries)
+
+    def _windows(self, line: Evidence) -> Windows:
+        return self.weighed.windows.get(line.label, {})
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) else None
+
+
+def _note(facts: Mapping[str, object]) -> str:
+    """Where what was done to the weights cannot pay here, because of what really ran."""
+    kernel, zeros, bits = str(facts.get("kernel") or ""), facts.get("sparsity"), facts.get("codes_bits")
+    said = []
+    if isinstance(zeros, float) and zeros > 0.01 and "sparse" not in kernel:
+        said.append(
+            f"No saving expected from pruning: {zeros:.0%} of the weights are zero and no kernel here skips them."
+        )
+    if bits and kernel.startswith("dense"):
+        said.append(f"No saving expected from {bits} bits: the weights are unpacked and multiplied as {kernel}.")
+    if facts.get("requantized") is True:
+        said.append("The engine quantized the weights again, its own way.")
+    return " ".join(said)

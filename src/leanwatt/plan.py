@@ -1,0 +1,241 @@
+"""What would run, what is there already, and whether it can: everything is checked before the first joule."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leanwatt import catalog, split, starter
+from leanwatt.contracts import Task
+from leanwatt.errors import StudyError
+from leanwatt.machine import available_memory_bytes, free_disk_bytes
+from leanwatt.model import config_of, context_length
+from leanwatt.question import Example, Likelihood, Score
+from leanwatt.recipe import Recipe, Trial
+from leanwatt.record import record_id
+from leanwatt.store import Store
+from leanwatt.study import Study
+from leanwatt.survey import Summary, summary
+
+BYTES_TRAINED = 16
+"""Per parameter in training: weight, gradient and AdamW's two moments, 4 bytes each."""
+BYTES_RUN = 8
+"""Per parameter in loading, checking and converting: two copies in fp32."""
+PROCESS_BYTES = 700e6
+"""A worker with torch and an engine, before any model."""
+TOKENS_PER_WORD = 2.0
+"""Rough; plans are in words, since a base that is not there yet has no tokenizer."""
+SECONDS_PER_START = 5.0
+"""A fresh process with torch."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked study, and what it would take."""
+
+    study: Study
+    trials: tuple[Trial, ...]
+    done: int
+    """Trials that are graded already."""
+    data: str
+    """Digest of all that the tasks ask and expect."""
+    folds: int
+    summaries: Mapping[str, Summary]
+    """Of each task's data, in the first fold."""
+    warnings: tuple[str, ...]
+    hours: float
+    memory_bytes: float
+    disk_bytes: float
+
+    def lines(self) -> list[str]:
+        """For people, one fact a line."""
+        labels = list(dict.fromkeys(trial.label for trial in self.trials))
+        found = [f"{len(labels)} variants and baselines, {len(self.trials)} trials, {self.done} done:"]
+        found += [f"  {label}" for label in labels]
+        for task, each in self.summaries.items():
+            found += [f"Data of {task}:", *(f"  {line}" for line in each.lines())]
+        found += [f"Warning: {warning}" for warning in self.warnings]
+        found.append(
+            f"Predicted, roughly: {self.hours * 60:.0f} minutes, {self.memory_bytes / 1e9:.1f} GB of memory, "
+            f"{self.disk_bytes / 1e9:.2f} GB of disk."
+        )
+        return found
+
+
+def check(study: Study, store: Store) -> Plan:
+    """Check settings, data, bases, memory and disk. Raises UserError for whatever cannot be."""
+    for choice in study.choices():
+        catalog.build(choice)
+    tasks: dict[str, Task] = {choice.name: catalog.build(choice) for choice in study.tasks}
+    folds = _folds(tasks)
+    examples = {name: list(task.examples(0)) for name, task in tasks.items()}
+    split.refuse_crossed(examples)
+    data = _digest(examples)
+    trials = study.trials(data, folds)
+    _check_reference(study, trials)
+    configs = {recipe: _config(recipe) for recipe in {trial.variant.recipe for trial in trials} if recipe.base}
+    needs = _Needs(study, trials, examples, configs)
+    warnings = needs.refuse_what_cannot_fit(store.folder)
+    done = sum(record_id("grade", trial) in store for trial in trials)
+    return Plan(
+        study=study,
+        trials=tuple(trials),
+        done=done,
+        data=data,
+        folds=folds,
+        summaries={name: _summary(task) for name, task in tasks.items() if hasattr(task, "source")},
+        warnings=tuple(warnings),
+        hours=needs.hours(),
+        memory_bytes=needs.memory_bytes(),
+        disk_bytes=needs.disk_bytes(),
+    )
+
+
+def _folds(tasks: Mapping[str, Task]) -> int:
+    """How often the data are split anew; the same for all tasks."""
+    found = {name: task.source.folds if hasattr(task, "source") else 1 for name, task in tasks.items()}
+    if len(set(found.values())) > 1:
+        raise StudyError(f"tasks: folds differ ({found}); give every task the same number.")
+    return next(iter(found.values()))
+
+
+def _digest(examples: Mapping[str, Sequence[Example]]) -> str:
+    """Of every question, answer and split: follows data, settings and prompts, and no file's place."""
+    summed = hashlib.sha256()
+    for name in sorted(examples):
+        summed.update(name.encode())
+        for example in examples[name]:
+            summed.update(repr(example).encode())
+    return summed.hexdigest()[:16]
+
+
+def _check_reference(study: Study, trials: Sequence[Trial]) -> None:
+    labels = {trial.label for trial in trials if not trial.is_baseline}
+    if not labels:
+        raise StudyError("The study has no variant of a language model; give a base.")
+    if study.reference != "first" and study.reference not in labels:
+        raise StudyError(f"reference: no trial is called '{study.reference}'. There are: {'; '.join(sorted(labels))}.")
+
+
+def _config(recipe: Recipe) -> Any:
+    return starter.config() if recipe.base == starter.NAME else config_of(recipe.base, recipe.revision)
+
+
+def _summary(task: Any) -> Summary:
+    return summary(task.source, task.columns)
+
+
+def parameters(config: Any) -> float:
+    """Roughly how many weights a configuration has: embeddings, attention and MLP of a decoder."""
+    hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    inner = next(
+        (v for n in ("intermediate_size", "ffn_dim", "n_inner") if (v := getattr(config, n, None))), 4 * hidden
+    )
+    words = int(config.vocab_size) * hidden * (1 if getattr(config, "tie_word_embeddings", True) else 2)
+    return float(words + layers * (4 * hidden * hidden + 3 * hidden * int(inner)))
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """Predictions, rough and stated so: they are to refuse what cannot fit and to tell minutes from days."""
+
+    study: Study
+    trials: Sequence[Trial]
+    examples: Mapping[str, Sequence[Example]]
+    configs: Mapping[Recipe, Any]
+
+    def refuse_what_cannot_fit(self, folder: Path) -> list[str]:
+        """Raises StudyError for too little memory or disk; returns warnings."""
+        memory, disk = available_memory_bytes(), free_disk_bytes(folder)
+        if memory is not None and self.memory_bytes() > memory:
+            raise StudyError(
+                f"This needs about {self.memory_bytes() / 1e9:.1f} GB of memory and {memory / 1e9:.1f} GB are free. "
+                "Use a smaller base or batch, or lora instead of full fine-tuning."
+            )
+        if self.disk_bytes() > disk:
+            raise StudyError(
+                f"This needs about {self.disk_bytes() / 1e9:.1f} GB of disk; {disk / 1e9:.1f} GB are free in {folder}."
+            )
+        return [warning for config in self._different() if (warning := self._too_long(config))]
+
+    def memory_bytes(self) -> float:
+        """Of the largest single job."""
+        trains = any(step.room == "finetune" for recipe in self.configs for step in recipe.steps)
+        largest = max(map(parameters, self.configs.values()), default=0.0)
+        return PROCESS_BYTES + largest * (BYTES_TRAINED if trains else BYTES_RUN)
+
+    def disk_bytes(self) -> float:
+        """All stages of all variants, in fp32 and once more as an engine's own copy."""
+        stages = {(recipe.base, recipe.steps[:n]) for recipe in self.configs for n in range(len(recipe.steps) + 1)}
+        sizes = {recipe.base: parameters(config) for recipe, config in self.configs.items()}
+        repeats = len({(trial.variant.seed, trial.variant.fold) for trial in self.trials})
+        return sum(sizes[base] * 8 for base, _ in stages) * repeats
+
+    def hours(self) -> float:
+        """Arithmetic over a speed measured now, plus starts of processes."""
+        operations = sum(self._training(recipe) for recipe in self._tuned()) + sum(map(self._asking, self.trials))
+        labels = len({trial.label for trial in self.trials})
+        starts = 2 * len(self.trials) + labels * self.study.protocol.rounds
+        windows = labels * self.study.protocol.rounds * len(self.examples) * 2 * self.study.protocol.window_seconds
+        return (operations / _operations_per_second() + starts * SECONDS_PER_START + windows) / 3600
+
+    def _tuned(self) -> list[tuple[Recipe, Any]]:
+        """Every distinct fine-tuning: variants that share it share its cost."""
+        found = {}
+        for trial in self.trials:
+            recipe = trial.variant.recipe
+            for place, step in enumerate(recipe.steps):
+                if step.room == "finetune":
+                    found[recipe.base, recipe.steps[: place + 1], trial.variant.seed, trial.variant.fold] = (
+                        recipe,
+                        step,
+                    )
+        return list(found.values())
+
+    def _training(self, tuned: tuple[Recipe, Any]) -> float:
+        recipe, step = tuned
+        words = sum(_words(e) for each in self.examples.values() for e in each if e.split == "train")
+        epochs = float(getattr(catalog.build(step), "epochs", 1.0))
+        return 6 * parameters(self.configs[recipe]) * words * TOKENS_PER_WORD * epochs
+
+    def _asking(self, trial: Trial) -> float:
+        if trial.is_baseline:
+            return 0.0
+        words = sum(_words(e) for each in self.examples.values() for e in each if e.split == "validation")
+        return 2 * parameters(self.configs[trial.variant.recipe]) * words * TOKENS_PER_WORD * 2
+
+    def _different(self) -> list[Any]:
+        return list({id(config): config for config in self.configs.values()}.values())
+
+    def _too_long(self, config: Any) -> str | None:
+        room, sizes = context_length(config), [_words(e) for each in self.examples.values() for e in each]
+        cut = sum(size * TOKENS_PER_WORD > room for size in sizes)
+        if not cut:
+            return None
+        return f"about {cut} of {len(sizes)} prompts may not fit the context of {room} tokens; their start is cut."
+
+
+def _words(example: Example) -> int:
+    """Words of a question with its answer or options."""
+    question = example.question
+    if isinstance(question, Likelihood):
+        return len(question.text.split())
+    rest = " ".join(question.options) if isinstance(question, Score) else example.target
+    return len(question.prompt.body.split()) + len(question.prompt.instruction.split()) + len(rest.split())
+
+
+def _operations_per_second() -> float:
+    """Of matrix products of a small model's size, here and now; small models reach about a third of the best."""
+    import time
+
+    import numpy as np
+
+    one, best = np.ones((256, 256), np.float32), float("inf")
+    for _ in range(50):
+        begin = time.perf_counter()
+        one @ one
+        best = min(best, time.perf_counter() - begin)
+    return 2 * 256**3 / best / 3

@@ -1,0 +1,284 @@
+"""What a ranking says, as plain data: nothing here computes, and all of it can be written as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Word = Literal["reference", "non-inferior", "inferior", "cannot tell"]
+"""Of quality against the reference, at the study's margin."""
+
+Verdict = Literal["nothing saves", "not yet confirmed", "confirmed", "cross-validated", "not confirmed"]
+Axis = Literal["engine", "batch", "precision", "pruning"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that is never bare: what it is, and what it lies between."""
+
+    value: float
+    low: float | None = None
+    """95 % interval; None where one repeat says nothing of the spread."""
+    high: float | None = None
+    repeats: int = 0
+    """Examples behind a quality, rounds behind a cost."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Cost over another's cost, paired within each round."""
+
+    value: float
+    low: float | None
+    """95 % t-interval of the mean log-ratio over rounds; None with one round."""
+    high: float | None
+    rounds: int
+    p: float | None
+    """Chance of so large a difference if the two were within the allowance; None with one round."""
+    allowance: float
+    """Difference that counts as none, for example 0.02."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Quality against the reference on one task, paired example by example."""
+
+    word: Word
+    difference: float
+    """Own minus the reference's."""
+    low: float
+    """One-sided 95 % bounds of the difference."""
+    high: float
+    p: float
+    """Chance of so good a result if the true loss were the margin."""
+    examples: int
+    """Compared."""
+    examples_needed: int | None = None
+    """That would probably tell (80 % power), if the difference seen is the true one; None where it is told already."""
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What one answer, or one ticket through all tasks, costs to serve."""
+
+    cpu_seconds: Figure
+    seconds: Figure
+    joules: Figure | None
+    """Gross, of the devices that all variants have in common; None where unknown."""
+    joules_lower: float | None
+    """Band of the sensor or estimate, which repeats do not narrow."""
+    joules_upper: float | None
+    net_joules: float | None
+    """Less what the idle machine would have spent; None without an idle reading."""
+    tokens_out: float
+    """Per answer."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One variant on one task."""
+
+    metric: str
+    quality: Figure
+    """The primary metric: rho."""
+    by_seed: Mapping[str, float]
+    figures: Mapping[str, Figure]
+    """Every metric of the task."""
+    classes: tuple[Mapping[str, Any], ...] = ()
+    """Per class: `class`, `precision`, `recall`, `f1`, `support`."""
+    spending: Spending | None = None
+    phi: float | None = None
+    """J_ref / (J_ref + J_own): 0.5 for the reference, whoever else is in the table."""
+    r: float | None = None
+    """w * phi + (1 - w) * rho."""
+    phi_least: float | None = None
+    """J_least / J_own: depends on who else is in the table."""
+    loss: Loss | None = None
+
+
+@dataclass(frozen=True)
+class Making:
+    """What it took to make a variant, the work it shares with others included."""
+
+    cpu_seconds: float
+    seconds: float
+    joules: float | None
+    """Known part; None where no stage's energy is known."""
+    provenance: str
+    unknown_seconds: float
+    """Length of the stages whose energy is unknown."""
+    reused_cpu_seconds: float
+    """The part that was spent once for several variants."""
+    stages: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    """By stage: `seconds`, `cpu_seconds`, `joules`."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What the test split says."""
+
+    figures: Mapping[str, Figure]
+    """The primary metric by task."""
+    losses: Mapping[str, Loss]
+    """By task; empty for the reference."""
+    p: float | None = None
+    """Worst task and seed; None for the reference."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table: all seeds and folds of one recipe in one engine at one batch size, or a baseline."""
+
+    label: str
+    place: int
+    """In the study, from 0."""
+    is_baseline: bool
+    engine: str
+    batch: int
+    steps: tuple[str, ...]
+    status: Literal["done", "failed", "refused", "missing"]
+    why: str = ""
+    """Of any status but done; or why a done one could not be weighed or compared."""
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    """Tasks that it can do; a baseline may lack some."""
+    is_complete: bool = False
+    """Graded and weighed, comparably, on every task of the study."""
+    spending: Spending | None = None
+    """Per ticket: one answer to every task; None unless complete."""
+    cost: Figure | None = None
+    """Per ticket, in the unit that is ranked."""
+    quality: float | None = None
+    """Mean of the primary metrics; None unless every task was done."""
+    phi: float | None = None
+    r: float | None = None
+    """Mean over tasks."""
+    r_low: float | None = None
+    r_high: float | None = None
+    """Outer bounds: cost and quality both at their worse, or better, ends."""
+    r_least: float | None = None
+    """The form that depends on the table: see TaskResult.phi_least."""
+    to_leader: Ratio | None = None
+    to_reference: Ratio | None = None
+    is_tied: bool = False
+    """Cost not distinguishable from the leader's."""
+    saves: Literal["yes", "no", "cannot tell"] | None = None
+    """Against the reference; None where it cannot be compared."""
+    word: Word = "cannot tell"
+    """The worst of all tasks."""
+    is_on_front: bool = False
+    """No other is both cheaper and better."""
+    note: str = ""
+    """For example: no saving expected."""
+    making: Making | None = None
+    payback_tickets: float | None = None
+    """Until making it, beyond the reference, is paid back; None if it never is."""
+    cost_per_day: float | None = None
+    """At the study's load, in the unit that is ranked; None where the load or the idle power is not known."""
+    bytes_on_disk: int | None = None
+    weight_bytes: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    confirmation: Confirmation | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which cost is ranked, and what it leaves out."""
+
+    unit: Literal["joules", "cpu_seconds"]
+    devices: tuple[str, ...]
+    """Whose joules are counted; also shown where CPU-seconds rank."""
+    scope: str
+    provenance: str
+    source: str
+    machine: str | None
+    left_out: tuple[str, ...] = ()
+    """Sentences: devices, machines, windows and variants that could not be compared."""
+
+    @property
+    def symbol(self) -> str:
+        """For tables."""
+        return "J" if self.unit == "joules" else "CPU-s"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Between two values of a weight or price, this one is best."""
+
+    begin: float
+    end: float | None
+    """None: for ever."""
+    label: str
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Two variants that differ in one thing only: what that thing is worth."""
+
+    axis: Axis
+    before: str
+    after: str
+    """The two values of the axis."""
+    ratio: Ratio
+    label: str
+    """The one with `after`."""
+
+
+@dataclass(frozen=True)
+class SweetSpot:
+    """The least cost among those that lose no more than the margin, and how sure that is."""
+
+    label: str
+    verdict: Verdict
+    """`not confirmed`: the label is the reference, which is recommended instead."""
+    tied: tuple[str, ...] = ()
+    """Other candidates whose cost cannot be told from this one's."""
+    best_model: str | None = None
+    """The best language model, where a baseline wins."""
+    uncompressed: str | None = None
+    """Best engine running the uncompressed model at the same batch: what the headline compares with."""
+    uncompressed_bits: str = ""
+    to_uncompressed: Ratio | None = None
+    to_reference: Ratio | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The answer to a study."""
+
+    study: str
+    protocol: str
+    rounds: int
+    margin: float
+    weight: float
+    folds: int
+    seeds: tuple[int, ...]
+    reference: str
+    scale: Scale
+    entries: tuple[Entry, ...]
+    """Cheapest first; those without a comparable cost after them, in the order of the study."""
+    leader: str | None
+    """The cheapest of all, however good."""
+    order_of_candidates: tuple[str, ...]
+    """Cheaper than the reference and non-inferior to it on validation; cheapest first."""
+    sweet_spot: SweetSpot | None
+    """None where the reference is not there to compare with."""
+    best_by_task: Mapping[str, str]
+    """Cheapest that is non-inferior on this task alone, be it able to do the others or not."""
+    winner_by_weight: tuple[Segment, ...]
+    winner_by_price: tuple[Segment, ...]
+    """Over the price of a wrong answer, in kWh (or in CPU-hours, where these rank)."""
+    least_form_winner: str | None
+    least_form_turned_by: tuple[str, ...]
+    """Leaving one of these out would change who wins in the least/own form."""
+    factors: tuple[Factor, ...]
+    totals: Making
+    """Of the whole study: every job and attempt, shared work once."""
+    machine: Mapping[str, Any]
+    caveats: tuple[str, ...]
+    load: Mapping[str, Any] = field(default_factory=dict)
+
+    def entry(self, label: str) -> Entry:
+        """The line of that name; raises KeyError."""
+        for each in self.entries:
+            if each.label == label:
+                return each
+        raise KeyError(label)

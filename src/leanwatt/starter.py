@@ -1,0 +1,172 @@
+"""The base `starter`: a small Llama and its tokenizer, pre-trained here on simulated tickets of other networks.
+
+Made for studies that need no download: its tickets come from networks and phrases that the embedded study never uses.
+It is kept under a key of all that it depends on, so it is made once per machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leanwatt.console import progress
+from leanwatt.errors import StoreError
+from leanwatt.prompt import VERSION as PROMPT_VERSION
+from leanwatt.prompt import Encoder
+from leanwatt.question import Example, Generate, Prompt, Score
+from leanwatt.recipe import digest
+from leanwatt.variants import Base
+
+if TYPE_CHECKING:
+    from leanwatt.contracts import Progress
+
+NAME = "starter"
+BEGIN, END, PAD = "<s>", "</s>", "<pad>"
+CAUSE = ("Name the root cause of this fault.", "Root cause:")
+NOTE = ("Write the note that closes this ticket.", "Resolution:")
+"""Instruction and lead as the tasks have them by default."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The model and how it is pre-trained; part of its key."""
+
+    vocabulary: int = 3072
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 4
+    inner: int = 512
+    context: int = 512
+    tickets: int = 14000
+    seed: int = 20
+    learning_rate: float = 2e-3
+    epochs: float = 1.0
+    batch: int = 32
+    version: int = 1
+
+
+def cache_folder() -> Path:
+    """Where bases are kept: $LEANWATT_CACHE, else the user's cache folder."""
+    given = os.environ.get("LEANWATT_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "leanwatt"
+
+
+def key(shape: Shape | None = None) -> str:
+    """Follows the shape, the prompt and the simulator's words."""
+    import hashlib
+
+    from leanwatt.simulate import simulate
+
+    sample = json.dumps(simulate(50, seed=0, bank="pretraining"), sort_keys=True)
+    words = hashlib.sha256(sample.encode()).hexdigest()
+    return digest([asdict(shape or Shape()), PROMPT_VERSION, words])
+
+
+def config(shape: Shape | None = None) -> Any:
+    """The model's configuration."""
+    from transformers import LlamaConfig
+
+    made = shape or Shape()
+    return LlamaConfig(
+        vocab_size=made.vocabulary,
+        hidden_size=made.hidden,
+        intermediate_size=made.inner,
+        num_hidden_layers=made.layers,
+        num_attention_heads=made.heads,
+        num_key_value_heads=made.heads,
+        max_position_embeddings=made.context,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+
+
+def base(shape: Shape | None = None) -> Base:
+    """The base, made first if it is not there. Raises StoreError where it cannot be kept."""
+    made = shape or Shape()
+    its_key = key(made)
+    folder = cache_folder() / f"starter-{its_key}"
+    if not folder.is_dir():
+        with progress("pre-training the base `starter`") as tell:
+            _make(made, folder, tell)
+    return Base(NAME, str(folder), its_key)
+
+
+def _make(shape: Shape, folder: Path, tell: Progress) -> None:
+    """Pre-train in a folder beside, then rename: half a base is never used."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        pretrain(shape, draft, tell)
+        if folder.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.replace(folder)
+    except OSError as error:
+        raise StoreError(f"{folder}: the base cannot be kept ({error.strerror}). Set LEANWATT_CACHE.") from error
+
+
+def pretrain(shape: Shape, folder: Path, tell: Progress) -> None:
+    """Simulate, train the tokenizer, train the model on whole tickets, and save."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from leanwatt.model import Model
+    from leanwatt.simulate import simulate
+    from leanwatt.training import Schedule, Trainer, lessons
+
+    rows = simulate(shape.tickets, seed=shape.seed, bank="pretraining")
+    tokenizer = _tokenizer([text for row in rows for text in row.values()], shape.vocabulary)
+    torch.manual_seed(shape.seed)
+    model = Model(LlamaForCausalLM(config(shape)), tokenizer)
+    found = lessons(_examples(rows), Encoder(tokenizer, shape.context))
+    schedule = Schedule(shape.learning_rate, shape.epochs, shape.batch, precision=_precision())
+    Trainer(model, schedule, shape.seed, tell).run(found, [])
+    model.history.append(f"pre-trained on {len(rows)} simulated tickets")
+    model.save(folder)
+
+
+def _precision() -> str:
+    """bf16 where the CPU multiplies it natively."""
+    import torch
+
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def _examples(rows: Sequence[dict[str, str]]) -> list[Example]:
+    """Both tasks of every ticket."""
+    causes = tuple(sorted({row["cause"] for row in rows}))
+    found = []
+    for row in rows:
+        ask = Score(Prompt(CAUSE[0], row["description"], CAUSE[1]), causes)
+        write = Generate(Prompt(NOTE[0], row["description"], NOTE[1]), limit=64)
+        found.append(Example(row["id"], row["id"], "train", ask, row["cause"]))
+        found.append(Example(row["id"], row["id"], "train", write, row["resolution"]))
+    return found
+
+
+def _tokenizer(texts: Sequence[str], size: int) -> Any:
+    """Byte-level BPE: every text survives it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[BEGIN, END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=BEGIN, eos_token=END, pad_token=PAD)

@@ -1,0 +1,107 @@
+"""Tiny models, tiny tickets, temporary folders: what most tests stand on. No test needs a network, a GPU or a download."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("LEANWATT_QUIET", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+WORDS = (
+    "Name the root cause of this fault Write note that closes ticket Root Resolution power link lost at site A B C D "
+    "mains failure fibre cut alarm first then replaced reset in cell router down up"
+)
+FAMILIES = ("llama", "gpt2")
+"""In every run; the others once, in test_families.py."""
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level tokenizer of 300 tokens."""
+    from leanwatt.starter import _tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    _tokenizer([WORDS] * 5, 300).save_pretrained(folder)
+    return folder
+
+
+def tiny_module(family: str) -> Any:
+    """A random model with two blocks."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes: dict[str, Any] = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    if family == "gpt2":
+        sizes |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "n_inner": 64}
+    else:
+        sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256}
+        sizes |= {"ffn_dim": 64, "word_embed_proj_dim": 32} if family == "opt" else {"intermediate_size": 64}
+        if family not in ("opt", "gpt_neox"):
+            sizes |= {"num_key_value_heads": 2}
+        if family in ("qwen3", "gemma"):
+            sizes |= {"head_dim": 8}
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
+
+
+@pytest.fixture(scope="session")
+def saved(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny random model of a family."""
+    from transformers import AutoTokenizer
+
+    folders: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp(family)
+            tiny_module(family).save_pretrained(folders[family])
+            AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folders[family])
+        return folders[family]
+
+    return make
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Any:
+    """Eight examples of two tasks to learn from and to calibrate on."""
+    from leanwatt.contracts import Context
+    from leanwatt.question import Example, Generate, Prompt, Score
+
+    options = ("mains failure", "fibre cut")
+    examples = []
+    for i in range(8):
+        body = f"alarm first at site {'ABCD'[i % 4]} then {'power' if i % 2 else 'link'} lost"
+        ask = Score(Prompt("Name the root cause of this fault.", body, "Root cause:"), options)
+        write = Generate(Prompt("Write the note that closes this ticket.", body, "Resolution:"), limit=12)
+        examples.append(Example(f"c{i}", f"g{i}", "train", ask, options[i % 2]))
+        examples.append(Example(f"r{i}", f"g{i}", "train", write, f"replaced power at site {'ABCD'[i % 4]}"))
+    return Context(examples, examples[:4], 0, tmp_path, lambda _text, _share: None)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Real data and trained models that are not part of the project; tests that use them skip without."""
+    folder = os.environ.get("LEANWATT_SHARED")
+    if not folder:
+        pytest.skip("LEANWATT_SHARED does not name the folder with the real data and the trained models")
+    return Path(folder)
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> Path:
+    """120 tickets whose cause is in their words."""
+    rows = ["id,description,cause,resolution,place"]
+    causes = {"mains failure": "power", "fibre cut": "link"}
+    for i in range(120):
+        cause = list(causes)[(i // 2) % 2]
+        place = "ABCD"[i % 4]
+        rows.append(
+            f"t{i},site {place}{i} {causes[cause]} lost then alarm {i * 7},{cause},replaced {causes[cause]} at {place},{place}"
+        )
+    path = tmp_path / "tickets.csv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path

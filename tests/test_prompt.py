@@ -1,0 +1,111 @@
+"""From the parts of a prompt to tokens: what stays, what is cut, what ends an answer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from leanwatt.prompt import Encoder, plain
+from leanwatt.question import Prompt
+
+ASK = Prompt("Name the root cause of this fault.", "alarm at site A then power lost", "Root cause:")
+CHAT = (
+    "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}</{{ turn.role }}>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% if not enable_thinking %}(no thoughts){% endif %}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tokenizer_folder)
+
+
+@pytest.fixture
+def chat(tokenizer_folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(tokenizer_folder)
+    found.chat_template = CHAT
+    return found
+
+
+def text(encoder: Encoder, ids: Any) -> str:
+    return str(encoder.tokenizer.decode(list(ids)))
+
+
+def test_a_plain_prompt_is_its_parts_on_lines_after_one_begin_token(tokenizer: Any) -> None:
+    encoder = Encoder(tokenizer, 256)
+    encoded = encoder.prompt(ASK, room=20)
+    assert not encoded.truncated
+    assert text(encoder, encoded.ids) == "<s>" + plain(ASK)
+    assert plain(ASK) == f"{ASK.instruction}\n{ASK.body}\n{ASK.lead}"
+    assert encoded.ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_tokenizer_without_begin_token_gets_none(tokenizer_folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.bos_token = None
+    encoder = Encoder(tokenizer, 256)
+    assert text(encoder, encoder.prompt(ASK, 20).ids) == plain(ASK)
+
+
+def test_an_answer_follows_a_blank_and_ends(tokenizer: Any) -> None:
+    encoder = Encoder(tokenizer, 256)
+    assert text(encoder, encoder.answer("mains failure")) == " mains failure</s>"
+    assert encoder.answer("x")[-1] == encoder.end == tokenizer.eos_token_id
+    assert encoder.text(encoder.answer("mains failure")) == "mains failure"
+
+
+def test_a_chat_has_turns_no_second_begin_token_and_no_thoughts(chat: Any) -> None:
+    encoder = Encoder(chat, 512)
+    whole = text(encoder, encoder.prompt(ASK, 20).ids)
+    assert whole == (
+        f"<system>{ASK.instruction}</system><user>{ASK.body}\n{ASK.lead}</user><assistant>(no thoughts)"
+    )
+    assert text(encoder, encoder.answer("mains failure")) == "mains failure</s>"
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "chat"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.text(max_size=400), room=st.integers(1, 60))
+def test_whatever_the_ticket_there_is_room_for_the_answer(
+    kind: str, body: str, room: int, request: pytest.FixtureRequest
+) -> None:
+    encoder = Encoder(request.getfixturevalue(kind), 240)
+    encoded = encoder.prompt(Prompt(ASK.instruction, body, ASK.lead), room)
+    whole = Encoder(encoder.tokenizer, 10_000).prompt(Prompt(ASK.instruction, body, ASK.lead), room)
+    assert len(encoded.ids) <= 240 - room
+    assert encoded.truncated == (len(whole.ids) > 240 - room)
+    if not encoded.truncated:
+        assert encoded == whole
+    assert ASK.instruction in text(encoder, encoded.ids)
+    assert ASK.lead in text(encoder, encoded.ids)
+
+
+def test_what_is_too_long_loses_its_start_and_no_more_than_needed(tokenizer: Any) -> None:
+    encoder = Encoder(tokenizer, 120)
+    body = " ".join(f"alarm {i}" for i in range(200))
+    encoded = encoder.prompt(Prompt(ASK.instruction, body, ASK.lead), room=10)
+    kept = text(encoder, encoded.ids).split("\n")[1]
+    assert encoded.truncated
+    assert body.endswith(kept)
+    assert kept.endswith("alarm 199")
+    assert 120 - 10 - 3 <= len(encoded.ids) <= 120 - 10
+
+
+def test_a_context_with_no_room_says_so(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="context of 20 tokens has no room for a prompt and 10 more"):
+        Encoder(tokenizer, 20).prompt(ASK, room=10)
+
+
+def test_training_and_asking_see_the_same_tokens(tokenizer: Any) -> None:
+    """Prompt and answer apart are prompt and answer together: what was learned is what is asked."""
+    encoder = Encoder(tokenizer, 256)
+    together = tokenizer("<s>" + plain(ASK) + " mains failure</s>", add_special_tokens=False)["input_ids"]
+    assert [*encoder.prompt(ASK, 20).ids, *encoder.answer("mains failure")] == together

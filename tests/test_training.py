@@ -1,0 +1,230 @@
+"""The training loop: what has a loss, what is seen how often, what is kept at the end."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leanwatt.errors import RefusedError
+from leanwatt.model import Model, linears, load, weight_of
+from leanwatt.prompt import Encoder
+from leanwatt.question import Example, Generate, Likelihood, Prompt, Score
+from leanwatt.training import IGNORED, Lesson, Schedule, Trainer, _batches, _rate, _steps, lessons, tensors
+
+ASK = Prompt("Name the root cause.", "alarm at site A", "Root cause:")
+SCORED = Example("1", "g", "train", Score(ASK, ("mains failure", "fibre cut")), "fibre cut")
+WRITTEN = Example("2", "g", "train", Generate(ASK, limit=6), "replaced power at site A B C D and then the router")
+PACE = Schedule(learning_rate=5e-3, epochs=4, batch=4)
+
+
+@pytest.fixture
+def model(saved: Callable[[str], Path]) -> Model:
+    return load(saved("llama"))
+
+
+def quiet(_text: str, _share: float) -> None:
+    return None
+
+
+def some_lessons(model: Model, context: Any) -> list[Lesson]:
+    return lessons(context.train, Encoder(model.tokenizer, model.context))
+
+
+def weights(model: Model) -> dict[str, Any]:
+    return {name: value.clone() for name, value in model.module.state_dict().items()}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[name].equal(other[name]) for name in one)
+
+
+def test_a_lesson_is_the_prompt_and_the_right_answer(model: Model) -> None:
+    encoder = Encoder(model.tokenizer, model.context)
+    [lesson] = lessons([SCORED], encoder)
+    prompt, answer = lesson.ids[: lesson.answer_from], lesson.ids[lesson.answer_from :]
+    assert prompt == encoder.prompt(ASK, len(answer)).ids
+    assert model.tokenizer.decode(list(answer)) == " fibre cut</s>"
+
+
+def test_a_written_answer_is_no_longer_than_it_may_be_and_still_ends(model: Model) -> None:
+    encoder = Encoder(model.tokenizer, model.context)
+    [lesson] = lessons([WRITTEN], encoder)
+    answer = lesson.ids[lesson.answer_from :]
+    assert len(answer) == 6
+    assert answer[:5] == encoder.answer(WRITTEN.target)[:5]
+    assert answer[-1] == encoder.end
+
+
+def test_a_likelihood_task_teaches_nothing(model: Model) -> None:
+    example = Example("3", "g", "train", Likelihood("some text"), "")
+    with pytest.raises(RefusedError, match="likelihood"):
+        lessons([example], Encoder(model.tokenizer, model.context))
+
+
+def test_labels_are_answers_only() -> None:
+    ids, labels, seen = tensors([Lesson((5, 6, 7, 8), 2), Lesson((9, 3), 1)], pad=2)
+    assert ids.tolist() == [[5, 6, 7, 8], [9, 3, 2, 2]]
+    assert labels.tolist() == [[IGNORED, IGNORED, 7, 8], [IGNORED, 3, IGNORED, IGNORED]]
+    assert seen.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+def test_the_loss_is_the_mean_over_answer_tokens_whatever_the_padding(model: Model, context: Any) -> None:
+    import torch
+
+    found = some_lessons(model, context)
+    summed = count = 0.0
+    with torch.inference_mode():
+        for lesson in found:
+            logs = model.module(torch.tensor([lesson.ids])).logits[0].log_softmax(-1)
+            for place in range(lesson.answer_from, len(lesson.ids)):
+                summed -= float(logs[place - 1, lesson.ids[place]])
+                count += 1
+    assert Trainer(model, PACE, 0, quiet)._loss(found) == pytest.approx(summed / count, rel=1e-4)
+
+
+@given(count=st.integers(1, 300), size=st.integers(1, 9), seed=st.integers(0, 5))
+def test_every_lesson_is_seen_once_an_epoch(count: int, size: int, seed: int) -> None:
+    every = [Lesson((1,) * (1 + i % 7), 0) for i in range(count)]
+    places = {id(lesson): i for i, lesson in enumerate(every)}
+    an_epoch = math.ceil(count / size)
+    made = list(_batches(every, size, 2 * an_epoch, seed))
+    assert len(made) == 2 * an_epoch
+    for epoch in (made[:an_epoch], made[an_epoch:]):
+        assert sorted(places[id(lesson)] for batch in epoch for lesson in batch) == list(range(count))
+        assert max(map(len, epoch)) <= size
+
+
+def test_batches_hold_lessons_of_like_length() -> None:
+    every = [Lesson((1,) * (1 + i % 16), 0) for i in range(256)]
+    spread = [len({len(lesson.ids) for lesson in batch}) for batch in _batches(every, 16, 16, seed=0)]
+    assert max(spread) <= 2
+
+
+def test_batches_follow_the_seed() -> None:
+    every = [Lesson((i,), 0) for i in range(40)]
+    assert list(_batches(every, 4, 10, 0)) == list(_batches(every, 4, 10, 0))
+    assert list(_batches(every, 4, 10, 0)) != list(_batches(every, 4, 10, 1))
+
+
+@pytest.mark.parametrize(
+    ("count", "epochs", "batch", "most", "steps"),
+    [(10, 1.0, 4, None, 3), (10, 2.0, 4, None, 5), (10, 0.1, 4, None, 1), (10, 3.0, 4, 2, 2), (10, 1.0, 4, 99, 3)],
+)
+def test_steps(count: int, epochs: float, batch: int, most: int | None, steps: int) -> None:
+    assert _steps(count, Schedule(1e-3, epochs, batch, max_steps=most)) == steps
+
+
+def test_no_lessons_are_refused(model: Model) -> None:
+    with pytest.raises(RefusedError, match="no training examples"):
+        Trainer(model, PACE, 0, quiet).run([], [])
+
+
+def test_the_rate_rises_then_falls_to_a_twentieth() -> None:
+    rates = [_rate(step, 100, Schedule(1.0, 1, 1)) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert all(before >= after for before, after in zip(rates[4:], rates[5:], strict=False))
+    assert rates[-1] == pytest.approx(0.05, abs=0.002)
+
+
+def test_training_learns_and_says_how_much(model: Model, context: Any) -> None:
+    found, told = some_lessons(model, context), list[float]()
+    trainer = Trainer(model, Schedule(5e-3, 20, 4), 0, lambda _text, share: told.append(share))
+    before = trainer._loss(found)
+    outcome = trainer.run(found, found)
+    assert outcome.first_loss == pytest.approx(before)
+    assert outcome.best_loss is not None and outcome.best_loss < before / 2
+    assert trainer._loss(found) == pytest.approx(outcome.best_loss, rel=1e-5)
+    assert told == sorted(told) and told[-1] == outcome.steps / _steps(len(found), trainer.schedule)
+    assert not model.module.training
+
+
+def test_training_follows_the_seed(saved: Callable[[str], Path], context: Any) -> None:
+    ends = []
+    for seed in (0, 0, 1):
+        model = load(saved("llama"))
+        Trainer(model, PACE, seed, quiet).run(some_lessons(model, context), [])
+        ends.append(weights(model))
+    assert same(ends[0], ends[1])
+    assert not same(ends[0], ends[2])
+
+
+def with_losses(trainer: Trainer, losses: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Validation losses as given; returns the states that were looked at."""
+    looked: list[dict[str, Any]] = []
+
+    def loss(self: Trainer, _check_on: object) -> float:
+        looked.append(weights(self.model))
+        return losses[len(looked) - 1]
+
+    monkeypatch.setattr(Trainer, "_loss", loss)
+    return looked
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "early"),
+    [
+        ([9.0, 5.0, 4.0, 3.0, 2.0], 4, False),
+        ([9.0, 5.0, 1.0, 3.0, 2.0], 2, True),
+        ([9.0, 5.0, 6.0, 7.0, 2.0], 1, True),
+        ([1.0, 5.0, 6.0, 7.0, 2.0], 0, True),
+    ],
+)
+def test_it_ends_on_the_best_state_and_stops_early(
+    losses: list[float], best: int, early: bool, model: Model, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(model, Schedule(5e-3, 4, 2, patience=2), 0, quiet)
+    looked = with_losses(trainer, losses, monkeypatch)
+    found = some_lessons(model, context)
+    outcome = trainer.run(found, found)
+    # Two looks without an improvement end it, but the last look ends it anyway.
+    assert outcome.stopped_early == (early and len(looked) < 5)
+    assert outcome.best_loss == min(losses[: len(looked)]) == losses[best]
+    assert same(weights(model), looked[best])
+
+
+def test_without_validation_the_last_state_stays(model: Model, context: Any) -> None:
+    before = weights(model)
+    outcome = Trainer(model, PACE, 0, quiet).run(some_lessons(model, context), [])
+    assert outcome.first_loss is None and outcome.best_loss is None
+    assert not outcome.stopped_early
+    assert not same(before, weights(model))
+
+
+def test_masks_are_kept_at_every_step(model: Model, context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanwatt import catalog
+    from leanwatt.recipe import Choice
+
+    catalog.build(Choice("prune", "magnitude", {"sparsity": 0.5})).apply(model, context)
+    trainer, zeros = Trainer(model, PACE, 0, quiet), list[int]()
+    real = Trainer._learn
+
+    def learn(self: Trainer, *arguments: Any) -> None:
+        real(self, *arguments)
+        layers = linears(model.module)
+        zeros.append(sum(int((weight_of(layers[name])[~mask] != 0).sum()) for name, mask in model.masks.items()))
+
+    monkeypatch.setattr(Trainer, "_learn", learn)
+    trainer.run(some_lessons(model, context), [])
+    assert len(zeros) == 16
+    assert not any(zeros)
+
+
+def test_only_what_requires_a_gradient_learns(model: Model, context: Any) -> None:
+    model.module.requires_grad_(False)
+    name, learned = next(iter(linears(model.module).items()))
+    learned.weight.requires_grad_(True)
+    before = weights(model)
+    Trainer(model, PACE, 0, quiet).run(some_lessons(model, context), [])
+    changed = [key for key, value in weights(model).items() if not value.equal(before[key])]
+    assert changed == [f"{name}.weight"]
+
+
+def test_bf16_keeps_the_weights_in_fp32(model: Model, context: Any) -> None:
+    schedule = Schedule(5e-3, 2, 4, precision="bf16")
+    Trainer(model, schedule, 0, quiet).run(some_lessons(model, context), some_lessons(model, context))
+    assert Counter(str(p.dtype) for p in model.module.parameters()).keys() == {"torch.float32"}
