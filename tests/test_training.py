@@ -19,7 +19,7 @@ from leanwatt.training import IGNORED, Lesson, Schedule, Trainer, _batches, _rat
 ASK = Prompt("Name the root cause.", "alarm at site A", "Root cause:")
 SCORED = Example("1", "g", "train", Score(ASK, ("mains failure", "fibre cut")), "fibre cut")
 WRITTEN = Example("2", "g", "train", Generate(ASK, limit=6), "replaced power at site A B C D and then the router")
-PACE = Schedule(learning_rate=5e-3, epochs=4, batch=4)
+PACE = Schedule(learning_rate=5e-3, epochs=1, batch=4)
 
 
 @pytest.fixture
@@ -133,11 +133,11 @@ def test_the_rate_rises_then_falls_to_a_twentieth() -> None:
 
 def test_training_learns_and_says_how_much(model: Model, context: Any) -> None:
     found, told = some_lessons(model, context), list[float]()
-    trainer = Trainer(model, Schedule(5e-3, 20, 4), 0, lambda _text, share: told.append(share))
+    trainer = Trainer(model, Schedule(1e-2, 6, 4), 0, lambda _text, share: told.append(share))
     before = trainer._loss(found)
     outcome = trainer.run(found, found)
     assert outcome.first_loss == pytest.approx(before)
-    assert outcome.best_loss is not None and outcome.best_loss < before / 2
+    assert outcome.best_loss is not None and outcome.best_loss < 0.8 * before
     assert trainer._loss(found) == pytest.approx(outcome.best_loss, rel=1e-5)
     assert told == sorted(told) and told[-1] == outcome.steps / _steps(len(found), trainer.schedule)
     assert not model.module.training
@@ -177,7 +177,7 @@ def with_losses(trainer: Trainer, losses: Sequence[float], monkeypatch: pytest.M
 def test_it_ends_on_the_best_state_and_stops_early(
     losses: list[float], best: int, early: bool, model: Model, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer(model, Schedule(5e-3, 4, 2, patience=2), 0, quiet)
+    trainer = Trainer(model, Schedule(5e-3, 2, 4, patience=2), 0, quiet)
     looked = with_losses(trainer, losses, monkeypatch)
     found = some_lessons(model, context)
     outcome = trainer.run(found, found)
@@ -210,7 +210,7 @@ def test_masks_are_kept_at_every_step(model: Model, context: Any, monkeypatch: p
 
     monkeypatch.setattr(Trainer, "_learn", learn)
     trainer.run(some_lessons(model, context), [])
-    assert len(zeros) == 16
+    assert len(zeros) == 4
     assert not any(zeros)
 
 

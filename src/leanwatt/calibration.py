@@ -34,7 +34,7 @@ def run(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[torch.
 
     ordered = sorted(on, key=lambda lesson: len(lesson.ids))
     for start in range(0, len(ordered), BATCH):
-        ids, _, seen = tensors(ordered[start : start + BATCH], model.tokenizer.pad_token_id)
+        ids, seen, _ = tensors(ordered[start : start + BATCH], model.tokenizer.pad_token_id)
         with torch.inference_mode():
             model.module(input_ids=ids, attention_mask=seen, use_cache=False)
         yield seen.bool()
@@ -65,7 +65,8 @@ def input_norms(model: Model, layers: dict[str, Any], context: Context, count: i
     with inputs_of(layers) as latest:
         for real in run(model, sample(model, context, count), context):
             for name, inputs in latest.items():
-                summed = inputs[real].float().square().sum(0)
+                # OPT's MLP sees the tokens of all lessons in one row after the other.
+                summed = inputs.flatten(0, -2)[real.flatten()].float().square().sum(0)
                 squares[name] = squares[name] + summed if name in squares else summed
     return {name: torch.sqrt(total) for name, total in squares.items()}
 

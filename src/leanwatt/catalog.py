@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -81,8 +82,13 @@ def _first_error(choice: Choice, error: Any) -> str:
     first = error.errors()[0]
     where = ".".join(map(str, (choice.room, choice.name, *first["loc"])))
     message = str(first["msg"]).removeprefix("Value error, ")
-    got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    got = "" if first["type"] == "missing" else f" (got {_without_secrets(first['input'])})"
     return f"{where}: {message}{got}"
+
+
+def _without_secrets(value: object) -> str:
+    """A rejected setting as text; the name and password in an address stay out of messages and logs."""
+    return re.sub(r"//[^/@\s]*@", "//...@", repr(value))
 
 
 def documentation(room: str, name: str) -> tuple[str, dict[str, str]]:

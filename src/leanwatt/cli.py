@@ -176,7 +176,7 @@ def _show(what: Any) -> None:
 def _show_ranking(ranking: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from leanwatt.report import sentence, text_table
+    from leanwatt.verdict import sentence, text_table
 
     _show(asdict(ranking) if as_json else f"{text_table(ranking)}\n\n{sentence(ranking)}")
 

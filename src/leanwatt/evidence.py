@@ -103,9 +103,10 @@ def gather(study: Study, records: Sequence[Record], data: str | None = None) -> 
     ours = [record for record in records if _belongs(study, record, digest)]
     folds = 1 + max((record.trial.variant.fold for record in ours), default=0)
     trials = study.trials(digest, folds)
-    known = {trial.id: trial for trial in trials}
+    known = {trial.id for trial in trials}
     makes = {trial.variant.id for trial in trials}
-    kept = tuple(r for r in ours if (r.trial.variant.id in makes if r.job == "make" else r.trial.id in known))
+    wanted = [r for r in ours if (r.trial.variant.id in makes if r.job == "make" else r.trial.id in known)]
+    kept = tuple(sorted(wanted, key=_order))
     newest = _newest(kept)
     places = {label: place for place, label in enumerate(dict.fromkeys(trial.label for trial in trials))}
     lines = [_line(label, place, trials, newest) for label, place in places.items()]
@@ -115,6 +116,12 @@ def gather(study: Study, records: Sequence[Record], data: str | None = None) -> 
     )
     flags = Counter(flag for r in newest.values() if r.job == "weigh" for flag in _flags(r))
     return Gathered(tuple(lines), _reference(study, trials), folds, kept, said, dict(sorted(flags.items())))
+
+
+def _order(record: Record) -> tuple[int, int, int, int, str]:
+    """The same, however a store lists them: sums of floats depend on it."""
+    jobs = ("make", "grade", "weigh", "confirm")
+    return jobs.index(record.job), record.trial.ordinal, record.round, record.attempt, record.id
 
 
 def _newest_data(records: Sequence[Record]) -> str:

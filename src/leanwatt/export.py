@@ -6,13 +6,11 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from leanwatt.errors import StoreError, StudyError
+from leanwatt.ranking import Entry, Figure, Ranking
 from leanwatt.recipe import Trial
-
-if TYPE_CHECKING:
-    from leanwatt.ranking import Ranking
+from leanwatt.verdict import provenance_sentence, sentence
 
 _LEFT_BEHIND = ("openvino-*", "costs.json")
 """What belongs to this machine or to the study's books."""
@@ -48,7 +46,60 @@ def _check_opens(artifact: Path, target: Path) -> None:
 
 def card(ranking: Ranking, trial: Trial) -> str:
     """The model card: front matter, quality, energy, provenance, machine, and how to ask it."""
-    from leanwatt.report import card_lines
-
+    entry = ranking.entry(trial.label)
     front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [leanwatt]", "---", ""]
-    return "\n".join([*front, f"# {trial.variant.recipe}", "", *card_lines(ranking, trial.label), ""])
+    parts = [_about(ranking, entry), _quality(ranking, entry), _cost(ranking, entry), _provenance(ranking, trial)]
+    return "\n".join([*front, f"# {trial.variant.recipe}", "", *(line for part in parts for line in [*part, ""])])
+
+
+def _about(ranking: Ranking, entry: Entry) -> list[str]:
+    return [
+        f"Made by the study `{ranking.study}` (protocol: {ranking.protocol}); steps: {', '.join(entry.steps) or 'none'}.",
+        "",
+        sentence(ranking),
+    ]
+
+
+def _quality(ranking: Ranking, entry: Entry) -> list[str]:
+    """Validation, and test where this variant met it, each with its interval."""
+    lines = ["## Quality", "", "| task | metric | validation | test |", "|---|---|---|---|"]
+    tested = entry.confirmation.figures if entry.confirmation else {}
+    for name, task in entry.tasks.items():
+        lines.append(
+            f"| {name} | {task.metric} | {_with_interval(task.quality)} | {_with_interval(tested.get(name))} |"
+        )
+    return [
+        *lines,
+        "",
+        f"Compared with the reference `{ranking.reference}`: {entry.word} at a margin of {ranking.margin}.",
+    ]
+
+
+def _cost(ranking: Ranking, entry: Entry) -> list[str]:
+    spent = entry.spending
+    if spent is None:
+        return ["## Energy", "", "Not weighed."]
+    lines = ["## Energy", "", f"CPU-seconds per ticket: {_with_interval(spent.cpu_seconds)}."]
+    if spent.joules is not None:
+        lines.append(f"Joules per ticket: {_with_interval(spent.joules)}.")
+    return [*lines, provenance_sentence(ranking)]
+
+
+def _provenance(ranking: Ranking, trial: Trial) -> list[str]:
+    machine = ranking.machine
+    known = [f"{key}: {machine[key]}" for key in ("cpu_model", "gpus", "os") if machine.get(key)]
+    return [
+        "## Where this comes from",
+        "",
+        f"Base: `{trial.variant.recipe.base}`. Engine: {trial.engine}, batch {trial.batch}. Seed {trial.variant.seed}.",
+        f"Machine: {'; '.join(known) or 'unknown'}.",
+        "`provenance.json` holds the whole recipe; the prompt is that of the study's tasks.",
+    ]
+
+
+def _with_interval(figure: Figure | None) -> str:
+    if figure is None:
+        return "not measured"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.4g}"
+    return f"{figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g})"

@@ -5,6 +5,7 @@ This is the one place where a failure becomes data: what a failed stage spent is
 
 from __future__ import annotations
 
+import math
 import random
 import traceback
 from collections.abc import Mapping
@@ -19,9 +20,9 @@ from leanwatt.console import progress
 from leanwatt.contracts import Session, Task
 from leanwatt.errors import RefusedError, StoreError, UserError
 from leanwatt.ledger import Ledger
-from leanwatt.machine import describe
-from leanwatt.measurement import is_stable
-from leanwatt.question import Example, Score, Split
+from leanwatt.machine import describe, lease
+from leanwatt.measurement import is_stable, shortest_window_seconds
+from leanwatt.question import Example, Question, Score, Split
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record, Status
 from leanwatt.study import Study
@@ -29,6 +30,10 @@ from leanwatt.variants import Base, Maker, stage_keys
 
 WEIGHED = 64
 """Fixed questions of each task that a weighing repeats: enough to mix short and long tickets."""
+WINDOWS = 3
+"""Most windows of one weighing; one is enough unless a sensor or a neighbour spoils it."""
+LEASE_SECONDS = 600.0
+"""How long to wait for another job that weighs on this machine."""
 WARM_UP_SECONDS = 3.0
 """Longest warm-up when the times do not settle."""
 CHECKED = 8
@@ -166,25 +171,32 @@ def _answer_split(bench: Bench, trial: Trial, ledger: Ledger, found: Found, spli
 
 
 def _weigh(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
-    """Answer fixed questions at natural stopping, warmed up, for a window no shorter than the sensors allow."""
-    for task, session in _sessions(bench, trial, ledger, found, check=False):
-        questions = [e.question for e in bench.chosen(task, trial, "validation")[:WEIGHED]]
-        warm_up = Ledger(ledger.read)
-        times: list[float] = []
-        while sum(times) < WARM_UP_SECONDS and not is_stable(times, last=3, variation=0.05):
-            with warm_up.stage("warm-up"):
-                session.answer(questions)
-            times.append(warm_up.measurements[-1].seconds)
-        passes = max(1, round(_window_seconds(bench, warm_up) / times[-1] + 0.5))
-        with ledger.stage(f"weigh/{task}") as tally:
-            for _ in range(passes):
-                tally.add(list(session.answer(questions)))
+    """Answer fixed questions at natural stopping, warmed up; the packages belong to this job meanwhile."""
+    with lease("packages", wait_seconds=LEASE_SECONDS):
+        for task, session in _sessions(bench, trial, ledger, found, check=False):
+            questions = [e.question for e in bench.chosen(task, trial, "validation")[:WEIGHED]]
+            passes = _warmed_up(bench, session, questions, Ledger(ledger.read))
+            for _ in range(WINDOWS):
+                with ledger.stage(f"weigh/{task}") as tally:
+                    for _ in range(passes):
+                        tally.add(list(session.answer(questions)))
+                if not ledger.measurements[-1].is_spoiled:
+                    break
+                ledger.rename_last(f"spoiled/{task}")  # Kept and charged, and not averaged in.
+            else:
+                ledger.rename_last(f"weigh/{task}")  # No better one was to be had; its flags go with it.
 
 
-def _window_seconds(bench: Bench, warm_up: Ledger) -> float:
-    """The protocol's, or longer where a sensor changes slowly: 50 periods keep the error of its steps below 2 %."""
+def _warmed_up(bench: Bench, session: Session, questions: list[Question], warm_up: Ledger) -> int:
+    """Answer until the times settle; how many passes then fill a window no shorter than the sensors allow."""
+    times: list[float] = []
+    while sum(times) < WARM_UP_SECONDS and not is_stable(times, last=3, variation=0.05):
+        with warm_up.stage("warm-up"):
+            session.answer(questions)
+        times.append(warm_up.measurements[-1].seconds)
     periods = [energy.period_seconds or 0.0 for energy in warm_up.measurements[-1].devices.values()]
-    return max(bench.study.protocol.window_seconds, 50 * max(periods, default=0.0))
+    window = max(bench.study.protocol.window_seconds, *map(shortest_window_seconds, periods), 0.0)
+    return max(1, math.ceil(window / times[-1]))
 
 
 _JOBS: Mapping[Job, Any] = {"make": _make, "grade": _grade, "weigh": _weigh, "confirm": _confirm}

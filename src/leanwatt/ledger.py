@@ -41,6 +41,10 @@ class Ledger:
             counted = replace(spent, answers=tally.answers, tokens_in=tally.tokens_in, tokens_out=tally.tokens_out)
             self.measurements.append(counted)
 
+    def rename_last(self, name: str) -> None:
+        """Give the latest measurement another stage."""
+        self.measurements[-1] = replace(self.measurements[-1], stage=name)
+
     def reuse(self, spent: list[Measurement]) -> None:
         """Charge what an earlier trial spent on a shared prefix."""
         self.measurements += [replace(each, reused=True) for each in spent]

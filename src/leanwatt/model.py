@@ -1,7 +1,7 @@
 """A model in memory: module, tokenizer, masks and integer codes; loading, saving, finding its linear layers.
 
-A saved model is a folder that plain `from_pretrained` opens (dense weights, dequantized). Beside it lie, where there are
-any, `masks.safetensors` (which weights pruning keeps), `codes.safetensors` (what quantization stores), `adapter/`
+A saved model is a folder that plain `from_pretrained` opens (dense weights, dequantized). Beside it lie, where there
+are any, `masks.safetensors` (which weights pruning keeps), `codes.safetensors` (what quantization stores), `adapter/`
 (LoRA) and `leanwatt.json` (what was done).
 """
 

@@ -127,8 +127,8 @@ class Standing:
         found: list[tuple[float, str]] = []
         for entry in entries:
             cost, result = average(self._task_costs[task].get(entry.label, {})), entry.tasks.get(task)
-            is_good = entry.word == "reference" or (result and result.loss and result.loss.word == "non-inferior")
-            if cost is not None and is_good:
+            is_good = result is not None and result.loss is not None and result.loss.word == "non-inferior"
+            if cost is not None and result is not None and (is_good or entry.word == "reference"):
                 found.append((cost.value, entry.label))
         return min(found)[1] if found else None
 

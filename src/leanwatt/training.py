@@ -1,7 +1,7 @@
 """The training loop: what every fine-tuning and the starter's pre-training share.
 
-Loss on the answer only (or on everything, for pre-training), batches of like length, AdamW with warm-up and cosine
-decay, the best state by validation loss kept, early stop, masks of pruning kept.
+Loss on the answer (in pre-training a little on the prompt too), batches of like length, AdamW with warm-up and a linear
+cool-down, the best state by validation loss kept, early stop, masks of pruning kept.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from leanwatt.question import Example, Likelihood, Score
 if TYPE_CHECKING:
     import torch
 
-IGNORED = -100
-"""torch's mark for tokens without a loss."""
+
+MOST_WARM_UP_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Lesson:
 
     ids: tuple[int, ...]
     answer_from: int
-    """Tokens before this place have no loss."""
+    """Tokens before this place are the prompt."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,17 @@ class Schedule:
     batch: int
     """Lessons per optimizer step."""
     warmup: float = 0.05
-    """Share of the steps over which the learning rate rises."""
-    weight_decay: float = 0.01
+    """Share of the steps over which the learning rate rises, up to 50."""
+    cooldown: float = 0.4
+    """Share of the steps over which it falls."""
+    weight_decay: float = 0.1
     checks: int = 4
     """Looks at the validation loss, evenly spread."""
     patience: int = 2
     """Looks without an improvement before training stops."""
     max_steps: int | None = None
+    prompt_weight: float = 0.0
+    """What a prompt's token counts in the loss, beside 1 for an answer's: above 0 for pre-training."""
     precision: str = "fp32"
     """`bf16` multiplies in bfloat16 (autocast) and keeps the weights in fp32."""
 
@@ -95,8 +99,7 @@ class Trainer:
 
         torch.manual_seed(self.seed)
         learned = {name: p for name, p in self.model.module.named_parameters() if p.requires_grad}
-        decay = self.schedule.weight_decay
-        optimizer = torch.optim.AdamW(learned.values(), lr=self.schedule.learning_rate, weight_decay=decay)
+        optimizer = _optimizer(list(learned.values()), self.schedule)
         total = _steps(len(train_on), self.schedule)
         best = _Best(learned, self._loss(check_on) if check_on else None)
         looks = {round(total * (i + 1) / self.schedule.checks) for i in range(self.schedule.checks)}
@@ -118,23 +121,27 @@ class Trainer:
     def _learn(self, optimizer: Any, batch: Sequence[Lesson], rate: float) -> None:
         import torch
 
-        [group] = optimizer.param_groups
-        group["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._batch_loss(batch))
-        torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
         optimizer.step()
         keep_zeros(self.model)  # Pruned weights stay zero, whatever the optimizer's moments say.
 
     def _batch_loss(self, batch: Sequence[Lesson]) -> torch.Tensor:
-        """Mean cross-entropy over the answer tokens of a batch."""
+        """Mean cross-entropy over the tokens of a batch, each with its weight."""
         import torch
 
-        ids, labels, seen = tensors(batch, self.model.tokenizer.pad_token_id)
+        ids, seen, answers = tensors(batch, self.model.tokenizer.pad_token_id)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.schedule.precision == "bf16"):
-            out = self.model.module(input_ids=ids, attention_mask=seen, labels=labels, use_cache=False)
-        loss: torch.Tensor = out.loss
-        return loss
+            logits = self.model.module(input_ids=ids, attention_mask=seen, use_cache=False).logits
+        weights = torch.where(answers, 1.0, self.schedule.prompt_weight)[:, 1:]
+        counted = seen[:, 1:].bool() & (weights > 0)
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1][counted].float(), ids[:, 1:][counted], reduction="none"
+        )
+        return (losses * weights[counted]).sum() / weights[counted].sum()
 
     def _loss(self, check_on: Sequence[Lesson]) -> float:
         """Mean loss per answer token over the validation lessons."""
@@ -184,6 +191,15 @@ class _Best:
             learned[name].data.copy_(value)
 
 
+def _optimizer(learned: Sequence[Any], schedule: Schedule) -> Any:
+    """AdamW; matrices decay, vectors (norms and biases) do not."""
+    import torch
+
+    matrices, vectors = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
+
+
 def _steps(count: int, schedule: Schedule) -> int:
     if count == 0:
         raise RefusedError("There are no training examples to learn from.")
@@ -192,12 +208,10 @@ def _steps(count: int, schedule: Schedule) -> int:
 
 
 def _rate(step: int, total: int, schedule: Schedule) -> float:
-    """Linear warm-up, then a cosine down to a twentieth."""
-    warm = max(1, round(total * schedule.warmup))
-    if step < warm:
-        return schedule.learning_rate * (step + 1) / warm
-    done = (step - warm) / max(1, total - warm)
-    return schedule.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
+    """Up over the first steps, level, then straight down over the rest (Haegele et al., 2024, arXiv:2405.18392)."""
+    warm = max(1, min(MOST_WARM_UP_STEPS, round(total * schedule.warmup)))
+    left = (total - step) / max(1.0, total * schedule.cooldown)
+    return schedule.learning_rate * min(1.0, (step + 1) / warm, max(0.02, left))
 
 
 def _batches(all_lessons: Sequence[Lesson], size: int, total: int, seed: int) -> Iterator[list[Lesson]]:
@@ -217,16 +231,16 @@ def _batches(all_lessons: Sequence[Lesson], size: int, total: int, seed: int) ->
 
 
 def tensors(batch: Sequence[Lesson], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, labels and attention mask, each (lessons, longest), padded on the right."""
+    """Token ids, which are real (1 or 0), which belong to an answer: each (lessons, longest), padded on the right."""
     import torch
 
     width = max(len(lesson.ids) for lesson in batch)
     ids = torch.full((len(batch), width), pad)
-    labels = torch.full((len(batch), width), IGNORED)
     seen = torch.zeros((len(batch), width), dtype=torch.long)
+    answers = torch.zeros((len(batch), width), dtype=torch.bool)
     for row, lesson in enumerate(batch):
         size = len(lesson.ids)
         ids[row, :size] = torch.tensor(lesson.ids)
-        labels[row, lesson.answer_from : size] = ids[row, lesson.answer_from : size]
         seen[row, :size] = 1
-    return ids, labels, seen
+        answers[row, lesson.answer_from : size] = True
+    return ids, seen, answers

@@ -79,7 +79,7 @@ def report(study: Study | str | Path, out: str | Path | None = None) -> list[Pat
     from leanwatt.report import report as write
 
     asked = read(study)
-    return list(write(rank(asked, out), store_of(asked, out).folder / "report"))
+    return list(write(rank(asked, out), store_of(asked, out).folder / "report").values())
 
 
 def _bench(planned: Plan, store: Store) -> Bench:

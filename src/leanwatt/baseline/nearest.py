@@ -32,11 +32,10 @@ class Nearest(Baseline):
 
 
 def _nearest(words: Any, index: Any, targets: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
+    import numpy as np
+
     similar = words.transform([body(question) for question in questions]) @ index.T
-    best = similar.argmax(axis=1).A1 if hasattr(similar, "A1") else similar.argmax(axis=1)
-    places = (
-        [int(place) for place in best.ravel().tolist()] if hasattr(best, "ravel") else [int(place) for place in best]
-    )
+    places = np.asarray(similar.argmax(axis=1)).ravel().tolist()  # A matrix in older scipy, an array in newer.
     found = []
     for question, place in zip(questions, places, strict=True):
         is_score = isinstance(question, Score)

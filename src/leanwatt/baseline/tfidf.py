@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from leanwatt.baseline._sessions import Lookup, body, from_probabilities, is_closed
 from leanwatt.contracts import Baseline, Session
+from leanwatt.errors import RefusedError
 from leanwatt.question import Answer, Example, Question
 
 STRENGTHS = (1.0, 10.0, 100.0)
@@ -35,19 +36,27 @@ class Tfidf(Baseline):
         fitted = max(
             (self._tried(texts, targets, groups, strength) for strength in STRENGTHS), key=lambda pair: pair[0]
         )
-        pipeline = self._pipeline(fitted[1]).fit(texts, targets)
+        try:
+            pipeline = self._pipeline(fitted[1]).fit(texts, targets)
+        except ValueError as error:
+            raise RefusedError(
+                f"baseline tfidf: cannot learn from these {len(texts)} tickets ({error}). Lower `least`."
+            ) from error
         return Lookup(lambda questions: _answers(pipeline, questions))
 
     def _tried(self, texts: list[str], targets: list[str], groups: list[str], strength: float) -> tuple[float, float]:
-        """Mean macro-F1 of two group-wise folds, and the strength."""
+        """Mean macro-F1 of two group-wise folds, and the strength; 0 where a fold has one class or no common word."""
         from sklearn.model_selection import GroupKFold, cross_val_score
 
         if len(set(groups)) < 4:
             return 0.0, strength
         folds = GroupKFold(2)
-        scores = cross_val_score(
-            self._pipeline(strength), texts, targets, groups=groups, cv=folds, scoring="f1_macro", error_score="raise"
-        )
+        try:
+            scores = cross_val_score(
+                self._pipeline(strength), texts, targets, groups=groups, cv=folds, scoring="f1_macro", error_score="raise"
+            )
+        except ValueError:  # Nothing to choose by: the first strength is taken.
+            return 0.0, strength
         return float(scores.mean()), strength
 
     def _pipeline(self, strength: float) -> Any:

@@ -127,7 +127,8 @@ def _put_codes(traced: Any, codes: dict[str, Codes]) -> int:
         if node.get_type_name() != "MatMul":
             continue
         source = node.input_value(1).get_node()
-        name = source.get_friendly_name().removeprefix("self.inner.").removesuffix(".weight")
+        # The product is named after its layer; the constant is not where it was turned around (GPT-2).
+        name = node.get_friendly_name().removeprefix("__module.inner.").partition("/aten::")[0]
         if source.get_type_name() == "Constant" and name in codes:
             node.input(1).replace_source_output(_integers(codes[name], node.get_transpose_b()).output(0))
             replaced += 1

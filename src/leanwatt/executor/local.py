@@ -32,7 +32,7 @@ def _in_fresh_process(job: Callable[[Any], Any], item: Any) -> Any:
     send.close()
     try:
         outcome = receive.recv()
-    except EOFError:
+    except (EOFError, OSError):  # Nothing came, or half an outcome.
         worker.join()
         return WorkerDied(
             item, f"the worker process ended with exit code {worker.exitcode}: {_meaning(worker.exitcode)}"
@@ -58,12 +58,11 @@ class _Raised:
 
 def _work(send: Connection, job: Callable[[Any], Any], item: Any) -> None:
     try:
-        outcome = job(item)
+        send.send(job(item))
     except KeyboardInterrupt:
         return  # The parent was interrupted too, and says so.
     except Exception as error:  # Crosses to the parent, and is raised there.
-        outcome = _Raised(_picklable(error))
-    send.send(outcome)
+        send.send(_Raised(_picklable(error)))
     send.close()
 
 

@@ -18,11 +18,11 @@ class Full(Step):
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 multiplies in bfloat16 while weights and optimizer stay in fp32; the result is then saved in bfloat16."""
-    learning_rate: Annotated[float, Gt(0)] = 5e-4
-    """Highest rate; it rises over the first steps and falls as a cosine."""
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    """Highest rate; it rises over the first steps and falls over the last two fifths."""
     epochs: Annotated[float, Gt(0)] = 1.0
     """Passes over the training examples."""
-    batch: Annotated[int, Gt(0)] = 16
+    batch: Annotated[int, Gt(0)] = 32
     """Examples per optimizer step."""
 
     version: ClassVar[int] = 1

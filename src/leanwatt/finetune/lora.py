@@ -30,7 +30,7 @@ class Lora(Step):
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of adapter inputs dropped while training."""
     learning_rate: Annotated[float, Gt(0)] = 2e-3
-    """Highest rate; it rises over the first steps and falls as a cosine."""
+    """Highest rate; it rises over the first steps and falls over the last two fifths."""
     epochs: Annotated[float, Gt(0)] = 1.0
     """Passes over the training examples."""
     batch: Annotated[int, Gt(0)] = 16

@@ -1,0 +1,253 @@
+"""The answer in words: one sentence for a manager, and a table that fits a terminal."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from leanwatt.ranking import Entry, Factor, Figure, Loss, Ranking, Ratio, SweetSpot
+
+WIDTH = 100
+"""Of the table in a terminal."""
+CHECKS = {
+    "confirmed": "confirmed on the test split, which no choice had seen",
+    "cross-validated": "cross-validated (each example served to choose in one fold and to test in another)",
+    "not yet confirmed": "seen on validation only, not yet confirmed on the test split",
+}
+
+
+def sentence(ranking: Ranking) -> str:
+    """The answer, what it rests on, and what would change it."""
+    spot = ranking.sweet_spot
+    if spot is None:
+        return _unanswered(ranking)
+    head = _nothing(ranking, spot) if spot.label == ranking.reference else _use(ranking, spot)
+    said = [head, *_ties(spot), *_best_model(ranking, spot), *_single_tasks(ranking)]
+    if ranking.protocol != "ranked":
+        said.insert(0, f"A first look ({ranking.protocol} protocol), not a ranking.")
+    return " ".join(said)
+
+
+def _unanswered(ranking: Ranking) -> str:
+    why = ranking.entry(ranking.reference).why
+    return f"No answer: the reference {ranking.reference} has no result to compare with ({why})."
+
+
+def _nothing(ranking: Ranking, spot: SweetSpot) -> str:
+    if spot.verdict == "not confirmed":
+        tried = len(ranking.order_of_candidates)
+        return (
+            f"Not confirmed: {tried} cheaper variant{'s' if tried > 1 else ''} looked good enough on validation, and "
+            f"none held on the test split. Stay with the reference, {spot.label}."
+        )
+    cheaper = [e for e in ranking.entries if e.saves == "yes"]
+    if not cheaper:
+        return f"Nothing here saves: no variant is certainly cheaper than the reference, {spot.label}."
+    unsure = [e for e in cheaper if e.word == "cannot tell"]
+    lost = f"{len(cheaper)} {'is' if len(cheaper) == 1 else 'are'} cheaper than the reference, {spot.label}, but "
+    more = _examples_hint(unsure) if unsure else ""
+    return f"Nothing here saves: {lost}none is shown to lose at most {ranking.margin:g} of the quality.{more}"
+
+
+def _examples_hint(entries: Sequence[Entry]) -> str:
+    needed = [loss.examples_needed for entry in entries for loss in _losses(entry) if loss.examples_needed]
+    if not needed:
+        return ""
+    return f" For {len(entries)} of them it cannot be told; about {_round_up(min(needed))} validation examples would."
+
+
+def _losses(entry: Entry) -> Iterable[Loss]:
+    return (result.loss for result in entry.tasks.values() if result.loss is not None)
+
+
+def _use(ranking: Ranking, spot: SweetSpot) -> str:
+    entry = ranking.entry(spot.label)
+    quality = f"On every task it is at most {ranking.margin:g} below the reference (one-sided, 95 %)"
+    return f"Use {entry.label}: {_against(spot, ranking)}. {quality}, {CHECKS[spot.verdict]}."
+
+
+def _against(spot: SweetSpot, ranking: Ranking) -> str:
+    unit = "energy" if ranking.scale.unit == "joules" else "CPU time"
+    said = []
+    if spot.to_uncompressed is not None and spot.uncompressed != ranking.reference:
+        said.append(
+            f"it takes {percent(spot.to_uncompressed)} of the {unit} per ticket of the best {spot.uncompressed_bits} "
+            f"model at the same batch ({spot.uncompressed})"
+        )
+    if spot.to_reference is not None:
+        same = f", the best {spot.uncompressed_bits} model" if spot.uncompressed == ranking.reference else ""
+        said.append(
+            f"{'' if said else 'it takes '}{percent(spot.to_reference)} of the {unit} per ticket of the reference{same}"
+        )
+    if spot.uncompressed == spot.label:
+        said.append("it is not compressed, so the saving comes from the engine and the batch")
+    return "; ".join(said)
+
+
+def percent(ratio: Ratio) -> str:
+    """`48 % (46 to 51 %)`."""
+    value = _percent(ratio.value)
+    if ratio.low is None or ratio.high is None:
+        return f"{value} % (one round, so no interval)"
+    return f"{value} % ({_percent(ratio.low)} to {_percent(ratio.high)} %)"
+
+
+def _percent(share: float) -> str:
+    number = 100 * share
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _ties(spot: SweetSpot) -> Iterable[str]:
+    if spot.tied:
+        yield f"Not distinguishable from it in cost: {'; '.join(spot.tied)}."
+
+
+def _best_model(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
+    if spot.best_model is not None:
+        is_reference = " (the reference)" if spot.best_model == ranking.reference else ""
+        yield f"The best language model here is {spot.best_model}{is_reference}."
+
+
+def _single_tasks(ranking: Ranking) -> Iterable[str]:
+    """A baseline that does only some of the tasks, and does one of them as well for less."""
+    for task, label in ranking.best_by_task.items():
+        entry = ranking.entry(label)
+        if entry.is_baseline and not entry.is_complete:
+            yield f"For {task} alone, use {label}: it is not worse than the reference there, and the cheapest."
+
+
+def _round_up(number: int) -> int:
+    """To two digits: a number of examples is never known better."""
+    size = int(10 ** max(0, len(str(number)) - 2))
+    return math.ceil(number / size) * size
+
+
+@dataclass(frozen=True)
+class Column:
+    """Of the table in a terminal."""
+
+    title: str
+    cells: Sequence[str]
+    is_number: bool = True
+
+
+def short_names(ranking: Ranking) -> dict[str, str]:
+    """Labels without what all of them share, so that a table stays readable; whole ones where that would mix them up."""
+    models = [entry for entry in ranking.entries if not entry.is_baseline]
+    parts = {entry.label: entry.label.split(" | ")[0].split(" > ") for entry in models}
+    shared = set.intersection(*(set(each) for each in parts.values())) if len(parts) > 1 else set()
+    engines, batches = {entry.engine for entry in models}, {entry.batch for entry in models}
+    names = {entry.label: entry.label for entry in ranking.entries}
+    for entry in models:
+        own = [part for part in parts[entry.label] if part not in shared]
+        tail = [entry.engine] * (len(engines) > 1) + [f"batch {entry.batch}"] * (len(batches) > 1)
+        names[entry.label] = " | ".join([" > ".join(own) or parts[entry.label][-1], *tail])
+    return names if len(set(names.values())) == len(names) else {label: label for label in names}
+
+
+def text_table(ranking: Ranking) -> str:
+    """All variants, cheapest first, in at most 100 columns; a star marks the sweet spot, a `~` what ties with it."""
+    from rich.cells import set_cell_size
+
+    names, spot = short_names(ranking), ranking.sweet_spot
+    columns = [
+        Column("", [_mark(entry, spot) for entry in ranking.entries], is_number=False),
+        Column("variant", [names[entry.label] for entry in ranking.entries], is_number=False),
+        Column(f"{ranking.scale.symbol}/ticket", [_spread(entry.cost) for entry in ranking.entries]),
+        Column("of ref.", [_share_of_reference(entry, ranking) for entry in ranking.entries]),
+        *(Column(_title(task, ranking), _qualities(task, ranking)) for task in _tasks(ranking)),
+        Column("R", [f"{entry.r:.3f}" if entry.r is not None else "-" for entry in ranking.entries]),
+        Column("quality", [_word(entry) for entry in ranking.entries], is_number=False),
+    ]
+    widths = [max(len(column.title), *map(len, column.cells), 0) for column in columns]
+    widths[1] = max(12, min(widths[1], WIDTH - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
+    rows = [[column.title for column in columns], *zip(*(column.cells for column in columns), strict=True)]
+    lines = []
+    for row in rows:
+        cells = [_cut(cell, width) for cell, width in zip(row, widths, strict=True)]
+        fitted = [
+            cell.rjust(width) if column.is_number else set_cell_size(cell, width)
+            for cell, column, width in zip(cells, columns, widths, strict=True)
+        ]
+        lines.append("  ".join(fitted).rstrip()[:WIDTH])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _cut(text: str, width: int) -> str:
+    """Keeps both ends: variants differ at the end as often as at the start."""
+    if len(text) <= width:
+        return text
+    begin = (width - 2) // 2
+    return f"{text[:begin]}..{text[len(text) - (width - 2 - begin) :]}"
+
+
+def _mark(entry: Entry, spot: SweetSpot | None) -> str:
+    if spot is None:
+        return ""
+    return "*" if entry.label == spot.label else "~" if entry.label in spot.tied else ""
+
+
+def _tasks(ranking: Ranking) -> list[str]:
+    return list(dict.fromkeys(task for entry in ranking.entries for task in entry.tasks))
+
+
+def _title(task: str, ranking: Ranking) -> str:
+    metric = next(entry.tasks[task].metric for entry in ranking.entries if task in entry.tasks)
+    return metric if len({e.tasks[task].metric for e in ranking.entries if task in e.tasks}) == 1 else task
+
+
+def _qualities(task: str, ranking: Ranking) -> list[str]:
+    return [_quality(entry.tasks[task].quality) if task in entry.tasks else "-" for entry in ranking.entries]
+
+
+def _quality(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3f}"
+    return f"{figure.value:.3f} ±{(figure.high - figure.low) / 2:.3f}"
+
+
+def _spread(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    if figure.low is None or figure.high is None:
+        return number(figure.value)
+    half = (figure.high - figure.low) / 2 / figure.value
+    return f"{number(figure.value)} ±{_percent(half)} %"
+
+
+def number(value: float) -> str:
+    """Three digits, without an exponent where people read it."""
+    if value == 0:
+        return "0"
+    if 0.001 <= abs(value) < 100_000:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.2e}"
+
+
+def _share_of_reference(entry: Entry, ranking: Ranking) -> str:
+    if entry.label == ranking.reference:
+        return "100 %"
+    return f"{_percent(entry.to_reference.value)} %" if entry.to_reference else "-"
+
+
+def _word(entry: Entry) -> str:
+    return entry.word if entry.status == "done" else entry.status
+
+
+def factor_sentence(factor: Factor) -> str:
+    """`quantize none -> gptq(bits=4): 48 % (46 to 51 %) of the cost`."""
+    return f"{factor.axis}: {factor.before} -> {factor.after}: {percent(factor.ratio)} of the cost"
+
+
+def provenance_sentence(ranking: Ranking) -> str:
+    """Where the figures come from, in words."""
+    scale = ranking.scale
+    words = {
+        "measured": "hardware energy counters",
+        "integrated": "power readings, added up over time",
+        "estimated": "an estimate from CPU time and a table of processors, without any sensor",
+    }
+    how = words.get(scale.provenance, scale.provenance)
+    if scale.unit == "joules":
+        return f"Ranked by gross joules from {how} ({scale.source}), counting {', '.join(scale.devices)}."
+    shown = f" Joules beside them come from {how} ({scale.source})." if scale.devices else " No joules are known."
+    return f"Ranked by CPU-seconds.{shown}"
