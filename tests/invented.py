@@ -47,6 +47,7 @@ class World:
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("root_cause", "response")
     device: Callable[[str, int, float], dict[str, Energy]] | None = None
+    factor: Callable[[Trial], float] = lambda trial: 1.0
 
     @property
     def study(self) -> Study:
@@ -130,7 +131,7 @@ class World:
     def _weighed(self, trial: Trial, truth: Truth, number: int) -> Record:
         common = np.random.default_rng([7, number]).normal(0, 0.2)  # heat and neighbours of the round
         own = np.random.default_rng([int(trial.id[:8], 16), number]).normal(0, self.noise)
-        each = truth.cost * float(np.exp(common + own))
+        each = truth.cost * self.factor(trial) * float(np.exp(common + own))
         stages = tuple(
             Measurement(
                 f"weigh/{task}",

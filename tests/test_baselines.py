@@ -104,7 +104,13 @@ def test_tfidf_answers_probabilities() -> None:
 def test_constant_is_the_response_that_fits_the_others_best() -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
-    responses = ["reset the router at A", "reset the router at B", "reset the router", "sent a crew to the mast", "no fault"]
+    responses = [
+        "reset the router at A",
+        "reset the router at B",
+        "reset the router",
+        "sent a crew to the mast",
+        "no fault",
+    ]
     found = [Example(str(i), str(i), "train", ask("x", "response"), text) for i, text in enumerate(responses)]
     [answer] = catalog.build(Choice("baseline", "constant")).fit(found).answer([ask("anything", "response")])
     scorer = RougeScorer(["rougeL"])
@@ -131,7 +137,10 @@ def test_groups_with_one_cause_each_do_not_stop_tfidf() -> None:
     """Two folds of groups may hold one class each: then no strength can be chosen, and the first is taken."""
     from dataclasses import replace
 
-    uneven = [replace(example, group="rare" if example.target == "fibre cut" else example.group) for example in examples("score")]
+    uneven = [
+        replace(example, group="rare" if example.target == "fibre cut" else example.group)
+        for example in examples("score")
+    ]
     session = catalog.build(Choice("baseline", "tfidf")).fit(uneven)
     [answer] = session.answer([ask(WORDS["fibre cut"], "score")])
     assert answer.text == "fibre cut"

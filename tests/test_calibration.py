@@ -18,7 +18,7 @@ def slow_inputs(model: Any, layer: Any, context: Any) -> Any:
     import torch
 
     found = []
-    hook = layer.register_forward_pre_hook(lambda _module, args: found.append(args[0].detach()[0]))
+    hook = layer.register_forward_pre_hook(lambda _module, args: found.append(args[0].detach().flatten(0, -2)))
     with torch.inference_mode():
         for lesson in sample(model, context, 1000):
             model.module(torch.tensor([lesson.ids]), use_cache=False)

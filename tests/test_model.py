@@ -78,14 +78,16 @@ def test_every_family_is_cut_masked_quantized_saved_and_served(
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
-def test_linears_are_all_matrices_of_the_blocks_as_outputs_by_inputs(
-    family: str, saved: Callable[[str], Path]
-) -> None:
+def test_linears_are_all_matrices_of_the_blocks_as_outputs_by_inputs(family: str, saved: Callable[[str], Path]) -> None:
     module = load(saved(family)).module
     inside = {id(p) for p in blocks(module).parameters() if p.ndim == 2}
     assert {id(layer.weight) for layer in linears(module).values()} == inside
-    leaving = [w for n, layer in linears(module).items() if n.endswith(("down_proj", "fc2", "4h_to_h", "mlp.c_proj"))
-               for w in [weight_of(layer)]]
+    leaving = [
+        w
+        for n, layer in linears(module).items()
+        if n.endswith(("down_proj", "fc2", "4h_to_h", "mlp.c_proj"))
+        for w in [weight_of(layer)]
+    ]
     assert [tuple(weight.shape) for weight in leaving] == [(32, 64)] * 2
 
 
@@ -100,7 +102,9 @@ def test_what_weight_of_gives_is_a_view(saved: Callable[[str], Path]) -> None:
 def test_codes_times_scales_are_the_weight() -> None:
     import torch
 
-    codes = Codes(torch.tensor([[1, -2, 3, 4], [0, 5, -6, 7]], dtype=torch.int8), torch.tensor([[1.0, 0.5], [2.0, 0.1]]), 4)
+    codes = Codes(
+        torch.tensor([[1, -2, 3, 4], [0, 5, -6, 7]], dtype=torch.int8), torch.tensor([[1.0, 0.5], [2.0, 0.1]]), 4
+    )
     assert codes.weight.tolist() == [[1.0, -2.0, 1.5, 2.0], [0.0, 10.0, pytest.approx(-0.6), pytest.approx(0.7)]]
     assert codes.bytes == 8 * 4 // 8 + 4 * 2
 
@@ -157,7 +161,7 @@ def test_a_full_disk_is_told(saved: Callable[[str], Path], tmp_path: Path, monke
         model.save(tmp_path / "variant")
 
 
-@pytest.mark.parametrize("make", ["nothing", "no config", "no weights", "pickled weights"])
+@pytest.mark.parametrize("make", ["nothing", "no config", "no weights", "pickled weights", "broken weights"])
 def test_a_base_that_cannot_be_loaded_is_named(make: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     import shutil
 
@@ -168,6 +172,8 @@ def test_a_base_that_cannot_be_loaded_is_named(make: str, saved: Callable[[str],
         (folder / "config.json").unlink()
     if make in ("no weights", "pickled weights"):
         (folder / "model.safetensors").unlink()
+    if make == "broken weights":
+        (folder / "model.safetensors").write_bytes(b"half")
     if make == "pickled weights":
         (folder / "pytorch_model.bin").write_bytes(b"never to be unpickled")
     with pytest.raises(ModelError, match="safetensors"):
@@ -194,7 +200,9 @@ def test_code_of_a_model_is_never_run(saved: Callable[[str], Path], tmp_path: Pa
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Config: pass\nclass Model: pass\n")
+    (folder / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Config: pass\nclass Model: pass\n"
+    )
     with pytest.raises(ModelError):
         config_of(str(folder))
     with pytest.raises(ModelError):

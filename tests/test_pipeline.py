@@ -77,7 +77,9 @@ def test_a_study_from_start_to_answer(tiny: dict[str, Any], tmp_path: Path, caps
     for name in ("report.md", "table.csv", "ranking.json", "report.html"):
         assert (out / "report" / name).stat().st_size > 500
     json.loads((out / "report" / "ranking.json").read_text(encoding="utf-8"))
-    assert "site A0" not in "".join(p.read_text(encoding="utf-8") for p in (out / "report").iterdir()), "ticket text leaked"
+    assert "site A0" not in "".join(p.read_text(encoding="utf-8") for p in (out / "report").iterdir()), (
+        "ticket text leaked"
+    )
 
     told: list[Record] = []
     assert verbs.run(study, out, notice=told.append) == ranking

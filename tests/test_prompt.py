@@ -65,9 +65,7 @@ def test_an_answer_follows_a_blank_and_ends(tokenizer: Any) -> None:
 def test_a_chat_has_turns_no_second_begin_token_and_no_thoughts(chat: Any) -> None:
     encoder = Encoder(chat, 512)
     whole = text(encoder, encoder.prompt(ASK, 20).ids)
-    assert whole == (
-        f"<system>{ASK.instruction}</system><user>{ASK.body}\n{ASK.lead}</user><assistant>(no thoughts)"
-    )
+    assert whole == (f"<system>{ASK.instruction}</system><user>{ASK.body}\n{ASK.lead}</user><assistant>(no thoughts)")
     assert text(encoder, encoder.answer("mains failure")) == "mains failure</s>"
 
 

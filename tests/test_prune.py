@@ -27,7 +27,10 @@ def step(name: str, **settings_: Any) -> Any:
     return catalog.build(Choice("prune", name, settings_))
 
 
-@given(st.integers(1, 5).flatmap(lambda rows: st.integers(1, 12).flatmap(lambda columns: scores(rows, columns))), st.floats(0, 1))
+@given(
+    st.integers(1, 5).flatmap(lambda rows: st.integers(1, 12).flatmap(lambda columns: scores(rows, columns))),
+    st.floats(0, 1),
+)
 @settings(deadline=None)
 def test_exactly_the_share_goes_and_nothing_larger_than_what_stays(score: Any, sparsity: float) -> None:
     import torch
@@ -148,7 +151,9 @@ def test_width_computes_what_the_whole_model_does_without_those_neurons(
 
 
 @pytest.mark.parametrize(("keep", "multiple", "width"), [(0.5, 16, 32), (0.3, 16, 16), (0.01, 16, 16), (0.7, 1, 45)])
-def test_width_is_a_multiple(keep: float, multiple: int, width: int, saved: Callable[[str], Path], context: Any) -> None:
+def test_width_is_a_multiple(
+    keep: float, multiple: int, width: int, saved: Callable[[str], Path], context: Any
+) -> None:
     model = step("width", keep=keep, multiple=multiple).apply(load(saved("llama")), context)
     assert model.module.config.intermediate_size == width
 

@@ -3,11 +3,12 @@ import random
 from dataclasses import asdict, replace
 
 import pytest
-from invented import CAUSES, Truth, World, world
+from invented import CAUSES, PRIMARIES, Truth, World, world
 
 from leanwatt.errors import StudyError
 from leanwatt.measurement import Energy, Provenance
-from leanwatt.sweet_spot import next_candidates
+from leanwatt.rank import next_candidates, rank
+from leanwatt.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,47 @@ def test_where_none_holds_the_reference_is_recommended():
     found = world(gptq=Truth(cost=0.5, right_on_test=0.8))
     table = found.ranking(confirmed=[found.label("plain"), found.label("gptq"), "tfidf"])
     assert (table.sweet_spot.label, table.sweet_spot.verdict) == (table.reference, "not confirmed")
+
+
+def test_a_test_that_failed_does_not_hold_and_is_not_asked_for_again(usual):
+    table = usual.ranking()
+    records = usual.records(confirmed=next_candidates(table))
+    label = usual.label("gptq")
+    broken = [
+        replace(r, status="failed", error="killed for memory") if r.job == "confirm" and r.trial.label == label else r
+        for r in records
+    ]
+    after = usual.ranking(records=broken)
+    assert after.sweet_spot.verdict == "not confirmed" and next_candidates(after) == ()
+    assert any("could not answer the test split (killed for memory)" in each for each in after.caveats)
+    broken = [
+        replace(r, status="failed", error="x") if r.job == "confirm" and r.trial.label == table.reference else r
+        for r in records
+    ]
+    after = usual.ranking(records=broken)
+    assert after.sweet_spot.verdict == "not yet confirmed" and next_candidates(after) == ()
+
+
+def test_a_weighing_that_failed_is_named(usual):
+    label = usual.label("gptq")
+    records = [
+        replace(r, status="failed", error="sensor gone", measurements=())
+        if r.job == "weigh" and r.trial.label == label
+        else r
+        for r in usual.records()
+    ]
+    table = usual.ranking(records=records)
+    assert table.entry(label).why == "not weighed: sensor gone"
+
+
+def test_a_store_gives_the_same_ranking(usual, table, tmp_path):
+    store = Store(tmp_path)
+    for record in usual.records():
+        rows = usual.rows[record.predictions] if record.predictions else []
+        store.add(replace(record, predictions=None), rows)
+    study = usual.study
+    stored = rank(study, PRIMARIES, store.records(), store.rows)
+    assert stored == table
 
 
 def test_folds_are_pooled_and_called_cross_validated(usual):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leanwatt.errors import StudyError
-from leanwatt.record import Record, record_id
 from leanwatt.recipe import Choice, Fidelity, Recipe, Trial, Variant, digest
+from leanwatt.record import Record, record_id
 
 WANDA = Choice("prune", "wanda", {"sparsity": 0.5})
 TRIAL = Trial(Variant(Recipe("starter", (WANDA,)), "d"), Choice("engine", "transformers"), 8)
@@ -117,7 +117,9 @@ def test_a_variant_is_made_once_for_all_engines_and_batches() -> None:
 
 
 def test_jobs_rounds_and_attempts_have_ids_of_their_own() -> None:
-    ids = {record_id(job, TRIAL, round_, attempt) for job in ("grade", "weigh") for round_ in (0, 1) for attempt in (0, 1)}
+    ids = {
+        record_id(job, TRIAL, round_, attempt) for job in ("grade", "weigh") for round_ in (0, 1) for attempt in (0, 1)
+    }
     assert len(ids) == 8
     record = Record("weigh", TRIAL, "failed", round=1)
     assert record.id == record_id("weigh", TRIAL, 1)

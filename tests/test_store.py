@@ -141,7 +141,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "inside")
 
 
-@pytest.mark.parametrize(("label", "name"), [("a > b | c", "a-b-c"), ("full(epochs=2)", "full-epochs-2"), ("ok-1.2", "ok-1.2")])
+@pytest.mark.parametrize(
+    ("label", "name"), [("a > b | c", "a-b-c"), ("full(epochs=2)", "full-epochs-2"), ("ok-1.2", "ok-1.2")]
+)
 def test_labels_as_file_names(label: str, name: str) -> None:
     assert file_name(label) == name
 

@@ -63,6 +63,8 @@ def _unfinished(ranking: Ranking) -> Iterable[str]:
             yield f"{entry.label}: {entry.status}. {entry.why}"
         elif not entry.is_complete:
             yield f"{entry.label}: not ranked, since it {_because(entry.why)}."
+        if entry.confirmation is not None and entry.confirmation.why:
+            yield f"{entry.label}: could not answer the test split ({entry.confirmation.why})."
 
 
 def _because(why: str) -> str:

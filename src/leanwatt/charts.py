@@ -6,14 +6,16 @@ from typing import Any
 
 from leanwatt.compare import on_front
 from leanwatt.ranking import Entry, Figure, Ranking, TaskResult
-from leanwatt.verdict import short_names
+from leanwatt.verdict import short_names, shortened
 
 COLOURS = ("#3b7dd8", "#d9722e", "#2f9e6e", "#b4559f", "#8a7a1f", "#5a6b7b", "#c2453f", "#3fa7b5")
 """Readable on white and on near-black."""
 TICKETS = 1000
 """Whose answering stands beside what making took."""
-MOST_NAMES = 10
-"""With more points than this their names would cover each other; they show when pointed at."""
+LONGEST_NAME = 26
+"""Of a bar: longer ones would leave no room for it on a phone."""
+PLACES = ("top right", "bottom left", "top left", "bottom right")
+"""Of numbers beside points, in turn, so that neighbours' numbers stay apart."""
 
 Plot = Mapping[str, Any]
 """`data` and `layout`, as plotly.js takes them."""
@@ -31,7 +33,7 @@ def _front(ranking: Ranking, task: str) -> Plot:
     held = [(e, e.tasks[task], cost) for e in ranking.entries if (cost := _cost(ranking, e, task)) is not None]
     best = on_front({entry.label: (cost.value, result.quality.value) for entry, result, cost in held})
     line = sorted((cost.value, result.quality.value) for entry, result, cost in held if entry.label in best)
-    data = [_point(ranking, names, each, len(held)) for each in held]
+    data = [_point(ranking, names, each) for each in sorted(held, key=lambda each: _is_marked(ranking, each[0]))]
     if len(line) > 1:
         data.append(
             {
@@ -48,6 +50,12 @@ def _front(ranking: Ranking, task: str) -> Plot:
     return {"data": data, "layout": _layout(task, f"{ranking.scale.symbol} per answer", metric, logarithmic=True)}
 
 
+def _is_marked(ranking: Ranking, entry: Entry) -> bool:
+    """Drawn last, on top of the others."""
+    spot = ranking.sweet_spot.label if ranking.sweet_spot else None
+    return entry.label in (spot, ranking.reference)
+
+
 def _cost(ranking: Ranking, entry: Entry, task: str) -> Figure | None:
     spending = entry.tasks[task].spending if task in entry.tasks else None
     if spending is None:
@@ -55,21 +63,21 @@ def _cost(ranking: Ranking, entry: Entry, task: str) -> Figure | None:
     return spending.joules if ranking.scale.unit == "joules" else spending.cpu_seconds
 
 
-def _point(ranking: Ranking, names: Mapping[str, str], held: tuple[Entry, TaskResult, Figure], points: int) -> Plot:
+def _point(ranking: Ranking, names: Mapping[str, str], held: tuple[Entry, TaskResult, Figure]) -> Plot:
     entry, result, cost = held
     spot = ranking.sweet_spot is not None and ranking.sweet_spot.label == entry.label
     is_reference = entry.label == ranking.reference
     symbol = "star" if spot else "diamond" if is_reference else "square" if entry.is_baseline else "circle"
     colour = COLOURS[2] if spot else COLOURS[1] if is_reference else COLOURS[5] if entry.is_baseline else COLOURS[0]
-    name = escape(names[entry.label])
+    name, place = escape(names[entry.label]), 1 + ranking.entries.index(entry)
     told = f"{name}<br>%{{x:.3g}} {ranking.scale.symbol}, {escape(result.metric)} %{{y:.3f}}<extra></extra>"
     return {
         "type": "scatter",
-        "mode": "markers+text" if points <= MOST_NAMES else "markers",
+        "mode": "markers+text",
         "x": [cost.value],
         "y": [result.quality.value],
-        "text": [name],
-        "textposition": "top center",
+        "text": [str(place)],
+        "textposition": PLACES[place % len(PLACES)],
         "textfont": {"size": 11},
         "error_x": _bars(cost),
         "error_y": _bars(result.quality),
@@ -94,7 +102,7 @@ def stages(ranking: Ranking) -> dict[str, Plot]:
     entries = [entry for entry in reversed(ranking.entries) if entry.making is not None]
     unit = "joules" if ranking.scale.unit == "joules" else "cpu_seconds"
     parts = list(dict.fromkeys(stage for entry in entries for stage in (entry.making.stages if entry.making else {})))
-    labels = [escape(names[entry.label]) for entry in entries]
+    labels = [f"{1 + ranking.entries.index(e)} {escape(shortened(names[e.label], LONGEST_NAME))}" for e in entries]
     data = [
         _bar(part, labels, [_stage(entry, part, unit) for entry in entries], place) for place, part in enumerate(parts)
     ]
@@ -162,7 +170,7 @@ def weights(ranking: Ranking) -> dict[str, Plot]:
 def _layout(title: str, across: str, up: str, *, logarithmic: bool = False) -> dict[str, Any]:
     axis: dict[str, Any] = {"title": {"text": escape(across)}, "automargin": True}
     if logarithmic:
-        axis |= {"type": "log", "dtick": 1}
+        axis |= {"type": "log", "dtick": "D2"}
     return {
         "title": {"text": escape(title), "font": {"size": 15}},
         "xaxis": axis,

@@ -68,7 +68,8 @@ class Writer:
             return self.weighed.incomparable[line.label]
         if lacking := [task for task in self._tasks if task not in tasks]:
             return f"does not do {', '.join(lacking)}"
-        return "not weighed"
+        reason = next((run.why_not_weighed for run in line.runs if run.why_not_weighed), "")
+        return f"not weighed: {reason}" if reason else "not weighed"
 
     def _cost_per_day(self, line: Evidence) -> float | None:
         """At the study's load: its tickets, and either idling in between or one reload a day."""

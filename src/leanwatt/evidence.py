@@ -28,6 +28,9 @@ class Run:
     grade: Record | None
     confirm: Record | None
     weighs: tuple[Record, ...]
+    """Finished rounds."""
+    why_not_weighed: str = ""
+    """Of a round that did not finish."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,15 @@ class Evidence:
         return self.runs[0].trial
 
     @property
-    def is_confirmed_everywhere(self) -> bool:
-        """Every seed and fold has met the test split."""
-        return all(run.confirm is not None and run.confirm.status == "done" for run in self.runs)
+    def has_met_test(self) -> bool:
+        """Every seed and fold was put before the test split, whatever came of it."""
+        return all(run.confirm is not None for run in self.runs)
+
+    @property
+    def why_not_tested(self) -> str:
+        """Why the test split was not answered; empty where it was."""
+        confirms = [run.confirm for run in self.runs if run.confirm is not None]
+        return next((_reason(record) for record in confirms if record.status != "done"), "")
 
     def facts(self) -> Mapping[str, object]:
         """What really ran: from grading, else from weighing."""
@@ -172,6 +181,7 @@ def _run(trial: Trial, newest: Mapping[Key, Record]) -> Run:
         grade=newest.get(("grade", trial.id, 0)),
         confirm=newest.get(("confirm", trial.id, 0)),
         weighs=tuple(sorted((r for r in weighs if r.status == "done"), key=lambda r: r.round)),
+        why_not_weighed=next((_reason(r) for r in weighs if r.status != "done"), ""),
     )
 
 
@@ -196,7 +206,8 @@ def _is_answering(measurement: Measurement) -> bool:
 
 def _flags(record: Record) -> set[str]:
     named = {str(flag) for flag in record.facts.get("flags", ())}
-    return named | {flag for m in record.measurements if _is_answering(m) for flag in m.flags}
+    answering = [m for m in record.measurements if _is_answering(m)]
+    return named.union(*(m.flags for m in answering), *(e.flags for m in answering for e in m.devices.values()))
 
 
 EnergyOf = Callable[[Measurement], Energy]

@@ -121,6 +121,7 @@ def load(base: str | Path, revision: str | None = None) -> Model:
 
 
 def _load_plain(base: str, revision: str | None) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     settings: dict[str, Any] = {"trust_remote_code": False, "revision": revision or "main"}
@@ -128,7 +129,7 @@ def _load_plain(base: str, revision: str | None) -> tuple[Any, Any]:
         with quiet():
             module = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, dtype="auto", **settings)
             tokenizer = AutoTokenizer.from_pretrained(base, **settings)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"base: '{base}' cannot be loaded as a causal language model with safetensors weights ({reason}). "

@@ -38,7 +38,8 @@ class Flow:
         """Make, grade, weigh, rank and confirm all that is missing."""
         for trial in self._missing_trials():
             self._do("make", [trial] if not trial.is_baseline else [])
-            self._do("grade", [trial])
+            if trial.is_baseline or self._is_done("make", trial):
+                self._do("grade", [trial])
         for number in range(self.bench.study.protocol.rounds):
             self._weigh(number)
         return self._confirm()

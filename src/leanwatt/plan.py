@@ -76,7 +76,7 @@ def check(study: Study, store: Store) -> Plan:
     data = _digest(examples)
     trials = study.trials(data, folds)
     _check_reference(study, trials)
-    configs = {recipe: _config(recipe) for recipe in {trial.variant.recipe for trial in trials} if recipe.base}
+    configs = _configs({trial.variant.recipe for trial in trials if not trial.is_baseline})
     needs = _Needs(study, trials, examples, configs)
     warnings = needs.refuse_what_cannot_fit(store.folder)
     done = sum(record_id("grade", trial) in store for trial in trials)
@@ -118,6 +118,13 @@ def _check_reference(study: Study, trials: Sequence[Trial]) -> None:
         raise StudyError("The study has no variant of a language model; give a base.")
     if study.reference != "first" and study.reference not in labels:
         raise StudyError(f"reference: no trial is called '{study.reference}'. There are: {'; '.join(sorted(labels))}.")
+
+
+def _configs(recipes: set[Recipe]) -> dict[Recipe, Any]:
+    """Of every recipe; each base is looked at once."""
+    firsts = {(recipe.base, recipe.revision): recipe for recipe in recipes}
+    found = {base: _config(recipe) for base, recipe in firsts.items()}
+    return {recipe: found[recipe.base, recipe.revision] for recipe in recipes}
 
 
 def _config(recipe: Recipe) -> Any:

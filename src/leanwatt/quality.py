@@ -47,14 +47,16 @@ class Judge:
 
     def confirmation(self, line: Evidence) -> Confirmation | None:
         """Figures and verdicts on the test split; None unless every seed and fold has met it."""
-        if not line.is_confirmed_everywhere:
+        if not line.has_met_test:
             return None
+        if line.why_not_tested:
+            return Confirmation({}, {}, None if line.label == self.reference.label else 1.0, line.why_not_tested)
         tasks = [task for task in self.primaries if all(self._has(seed, task) for seed in self._tests(line).values())]
         figures = {task: self._envelope(self._tests(line), task, self.primaries[task]) for task in tasks}
         if line.label == self.reference.label:
             return Confirmation(figures, {})
         tests, others = self._tests(line), self._tests(self.reference)
-        if not self.reference.is_confirmed_everywhere or tests.keys() != others.keys():
+        if not self.reference.has_met_test or self.reference.why_not_tested:
             return Confirmation(figures, {})
         found = {task: self._loss(tests, others, task) for task in tasks}
         losses = {task: each for task, each in found.items() if each is not None}

@@ -20,7 +20,9 @@ from leanwatt.record import Record
 from leanwatt.spending import weigh_up
 from leanwatt.standing import Standing, by_cost
 from leanwatt.study import Study
-from leanwatt.sweet_spot import candidates, sweet_spot
+from leanwatt.sweet_spot import candidates, next_candidates, sweet_spot
+
+__all__ = ["next_candidates", "rank"]
 
 JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600

@@ -122,6 +122,8 @@ class Confirmation:
     """By task; empty for the reference."""
     p: float | None = None
     """Worst task and seed; None for the reference."""
+    why: str = ""
+    """It could not be judged: then it does not hold."""
 
 
 @dataclass(frozen=True)

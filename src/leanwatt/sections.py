@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leanwatt.ranking import Entry, Figure, Making, Ranking, Segment
-from leanwatt.verdict import factor_sentence, number, percent, provenance_sentence, sentence, short_names
+from leanwatt.verdict import factor_sentence, number, percent, provenance_sentence, sentence, short_names, word
 
 Chart = Literal["front", "stages", "weights"]
 
@@ -54,7 +54,9 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
 
 _FRONT = (
     "Each point is one variant on one task: left is cheaper, up is better. Bars are 95 % intervals: of cost over "
-    "rounds, of quality over resampled groups of examples. No point is both cheaper and better than one on the line."
+    "rounds, of quality over resampled groups of examples. Numbers are those of the table above; the star is the "
+    "recommended one, the diamond the reference, squares are no language models. No point is both cheaper and better "
+    "than one on the line."
 )
 _FACTORS = "Pairs of variants that differ in one thing only; the cost of a ticket, paired within each round."
 _R = (
@@ -86,25 +88,27 @@ def _or_dash(value: float | None) -> str:
 
 def _table(ranking: Ranking) -> Section:
     names, unit = short_names(ranking), ranking.scale.symbol
-    head = ("variant", f"{unit} per ticket", "of the reference", "R", "phi", "quality", "saves", "tie", "front")
+    head = ("variant", "#", f"{unit} per ticket", "of the reference", "R", "phi", "quality", "saves", "tie", "front")
     rows = tuple(
         (
             names[entry.label],
+            str(place),
             figure(entry.cost),
-            percent(entry.to_reference) if entry.to_reference else "-",
+            percent(entry.to_reference) if entry.to_reference and entry.label != ranking.reference else "-",
             _r(entry),
             _or_dash(entry.phi),
-            entry.word if entry.status == "done" else entry.status,
+            word(entry),
             entry.saves or "-",
             "yes" if entry.is_tied else "",
             "yes" if entry.is_on_front else "",
         )
-        for entry in ranking.entries
+        for place, entry in enumerate(ranking.entries, 1)
     )
     text = (
         f"Cheapest first. A ticket is one answer to every task. `quality` compares with the reference "
         f"({names[ranking.reference]}) at a margin of {ranking.margin:g}. `tie`: cost not distinguishable from the "
-        f"cheapest. {_R} Here w = {ranking.weight:g}.",
+        f"cheapest. `front`: no other is both cheaper and better. `R` weighs energy and quality, at w = "
+        f"{ranking.weight:g}, as explained below.",
     )
     return Section("All variants", text, Grid(head, rows))
 

@@ -28,16 +28,16 @@ COLUMNS = (
 FIRST_DAY = datetime(2024, 1, 1)
 UNRELATED = (0.55, 0.35, 0.10)
 """Chance of 0, 1 or 2 alarms that have nothing to do with the fault."""
-SLIP = 0.35
-"""Chance that a text has a slip of the keyboard."""
+SLIP = 0.035
+"""Chance that two letters of a longer word change places."""
 SHORTENED = 0.3
 """Chance that a word with a known short form is shortened."""
 HINTED = 0.7
 """Chance that the operator mentions a circumstance that points to some of the causes."""
 ELSEWHERE = 0.35
-"""Chance that the operator names a site that suffers instead of the site at fault."""
-FIRST_ACTION = 0.92
-"""Chance that the repair is the one that the spread of the fault calls for."""
+"""Chance that the operator names another site with an alarm instead of the site at fault."""
+BY_THE_BOOK = 0.92
+"""Chance that the quick repair is chosen where customers feel the fault, and the thorough one elsewhere."""
 MOST_ALARMS = 6
 """The management system cuts the list here."""
 
@@ -129,7 +129,7 @@ class _World:
             "opened": fault.opened.isoformat(timespec="minutes"),
             "site": fault.suffering,
             "severity": _severity(fault, random),
-            "description": f"{self._text(fault, random)}\n{self._alarm_list(fault, network)}",
+            "description": f"{self._text(fault, random)}\n{self._alarm_list(fault, network)}".strip(),
             "cause": fault.cause,
             **self._closing(fault, random),
         }
@@ -166,7 +166,7 @@ class _World:
         """A word as somebody in a hurry types it."""
         if word in self.slips and random.random() < SHORTENED:
             return self.slips[word]
-        if len(word) > 4 and word.isalpha() and random.random() < SLIP / 10:
+        if len(word) > 4 and word.isalpha() and random.random() < SLIP:
             place = random.randrange(1, len(word) - 2)
             return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
         return word
@@ -182,18 +182,18 @@ class _World:
 
     def _closing(self, fault: _Fault, random: Random) -> dict[str, str]:
         """What is known only after the repair."""
-        spread = sum(alarm.device.site != fault.root.site for alarm in fault.alarms)
-        usual, other = self.phrases["actions"][fault.cause]
-        if (spread > 1) != (random.random() > FIRST_ACTION):
-            usual, other = other, usual
+        felt = any(alarm.code in self.faults["felt"] for alarm in fault.alarms)
+        thorough, quick = self.phrases["actions"][fault.cause]
+        by_the_book = random.random() <= BY_THE_BOOK
+        action = quick if felt == by_the_book else thorough
         result = random.choice(self.phrases["results"])
         note = self.phrases["notes"].format(
-            action=usual[0].upper() + usual[1:], equipment=fault.root.name, place=fault.root.site, result=result
+            action=action[0].upper() + action[1:], equipment=fault.root.name, place=fault.root.site, result=result
         )
         code = self.faults["causes"][fault.cause]["code"]
         return {
             "resolution": note,
-            "action": usual,
+            "action": action,
             "equipment": fault.root.name,
             "place": fault.root.site,
             "work_notes": f"Found {fault.cause} at {fault.root.site}. Crew on site {random.randint(20, 240)} minutes.",

@@ -33,7 +33,9 @@ def weigh_up(lines: Sequence[Evidence], reference: str) -> Weighed:
     """Choose the widest set of devices that was read alike for all; CPU-seconds where there is no sensor."""
     machine, said = _machine(lines)
     windows: dict[str, Windows] = {line.label: found for line in lines if (found := line.windows(machine))}
-    elsewhere = {line.label: "weighed on another machine" for line in lines if _weighed_elsewhere(line, windows)}
+    elsewhere = {
+        line.label: "weighed on another machine" for line in lines if _weighed_elsewhere(line, windows, machine)
+    }
     usual = _usual(windows)
     devices, covered = _widest(windows, usual, reference, RANKABLE)
     if not devices:
@@ -59,8 +61,9 @@ def _machine(lines: Sequence[Evidence]) -> tuple[str | None, tuple[str, ...]]:
     return machine, (said,) if others else ()
 
 
-def _weighed_elsewhere(line: Evidence, windows: Mapping[str, Windows]) -> bool:
-    return line.label not in windows and any(run.weighs for run in line.runs)
+def _weighed_elsewhere(line: Evidence, windows: Mapping[str, Windows], machine: str | None) -> bool:
+    weighs = [record for run in line.runs for record in run.weighs]
+    return line.label not in windows and any(record.machine.get("id") != machine for record in weighs)
 
 
 def _signature(energy: Energy) -> Signature:

@@ -113,9 +113,10 @@ class Maker:
         model.save(draft)
         try:
             (draft / COSTS).write_text(json.dumps([asdict(each) for each in spent]), encoding="utf-8")
-            if folder.exists():  # Another worker was quicker; its folder is as good.
+            if (folder / COSTS).is_file():  # Another worker was quicker; its folder is as good.
                 shutil.rmtree(draft)
             else:
+                shutil.rmtree(folder, ignore_errors=True)  # Not whole: the costs are written last.
                 draft.replace(folder)
         except OSError as error:
             raise StoreError(f"{folder}: the model cannot be saved ({error.strerror}).") from error

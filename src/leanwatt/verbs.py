@@ -198,7 +198,7 @@ def _plain(value: Any) -> Mapping[str, Any]:
     return asdict(value)
 
 
-def simulate(path: str | Path, tickets: int = 10_500, seed: int = 0) -> Path:
+def simulate(path: str | Path, tickets: int = 9_000, seed: int = 0) -> Path:
     """Write simulated fault tickets as CSV; the same seed gives the same bytes."""
     from leanwatt.simulate import simulate as simulated
     from leanwatt.simulate import write

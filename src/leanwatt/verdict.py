@@ -21,7 +21,7 @@ def sentence(ranking: Ranking) -> str:
     if spot is None:
         return _unanswered(ranking)
     head = _nothing(ranking, spot) if spot.label == ranking.reference else _use(ranking, spot)
-    said = [head, *_ties(spot), *_best_model(ranking, spot), *_single_tasks(ranking)]
+    said = [head, *_ties(ranking, spot), *_best_model(ranking, spot), *_single_tasks(ranking)]
     if ranking.protocol != "ranked":
         said.insert(0, f"A first look ({ranking.protocol} protocol), not a ranking.")
     return " ".join(said)
@@ -29,21 +29,22 @@ def sentence(ranking: Ranking) -> str:
 
 def _unanswered(ranking: Ranking) -> str:
     why = ranking.entry(ranking.reference).why
-    return f"No answer: the reference {ranking.reference} has no result to compare with ({why})."
+    return f"No answer: the reference {short_names(ranking)[ranking.reference]} has no result to compare with ({why})."
 
 
 def _nothing(ranking: Ranking, spot: SweetSpot) -> str:
+    name = short_names(ranking)[spot.label]
     if spot.verdict == "not confirmed":
         tried = len(ranking.order_of_candidates)
         return (
             f"Not confirmed: {tried} cheaper variant{'s' if tried > 1 else ''} looked good enough on validation, and "
-            f"none held on the test split. Stay with the reference, {spot.label}."
+            f"none held on the test split. Stay with the reference, {name}."
         )
     cheaper = [e for e in ranking.entries if e.saves == "yes"]
     if not cheaper:
-        return f"Nothing here saves: no variant is certainly cheaper than the reference, {spot.label}."
+        return f"Nothing here saves: no variant is certainly cheaper than the reference, {name}."
     unsure = [e for e in cheaper if e.word == "cannot tell"]
-    lost = f"{len(cheaper)} {'is' if len(cheaper) == 1 else 'are'} cheaper than the reference, {spot.label}, but "
+    lost = f"{len(cheaper)} {'is' if len(cheaper) == 1 else 'are'} cheaper than the reference, {name}, but "
     more = _examples_hint(unsure) if unsure else ""
     return f"Nothing here saves: {lost}none is shown to lose at most {ranking.margin:g} of the quality.{more}"
 
@@ -60,9 +61,8 @@ def _losses(entry: Entry) -> Iterable[Loss]:
 
 
 def _use(ranking: Ranking, spot: SweetSpot) -> str:
-    entry = ranking.entry(spot.label)
     quality = f"On every task it is at most {ranking.margin:g} below the reference (one-sided, 95 %)"
-    return f"Use {entry.label}: {_against(spot, ranking)}. {quality}, {CHECKS[spot.verdict]}."
+    return f"Use {short_names(ranking)[spot.label]}: {_against(spot, ranking)}. {quality}, {CHECKS[spot.verdict]}."
 
 
 def _against(spot: SweetSpot, ranking: Ranking) -> str:
@@ -71,7 +71,7 @@ def _against(spot: SweetSpot, ranking: Ranking) -> str:
     if spot.to_uncompressed is not None and spot.uncompressed != ranking.reference:
         said.append(
             f"it takes {percent(spot.to_uncompressed)} of the {unit} per ticket of the best {spot.uncompressed_bits} "
-            f"model at the same batch ({spot.uncompressed})"
+            f"model{_at_batch(ranking, spot)} ({short_names(ranking)[str(spot.uncompressed)]})"
         )
     if spot.to_reference is not None:
         same = f", the best {spot.uncompressed_bits} model" if spot.uncompressed == ranking.reference else ""
@@ -81,6 +81,10 @@ def _against(spot: SweetSpot, ranking: Ranking) -> str:
     if spot.uncompressed == spot.label:
         said.append("it is not compressed, so the saving comes from the engine and the batch")
     return "; ".join(said)
+
+
+def _at_batch(ranking: Ranking, spot: SweetSpot) -> str:
+    return "" if ranking.entry(spot.label).is_baseline else " at the same batch"
 
 
 def percent(ratio: Ratio) -> str:
@@ -96,15 +100,16 @@ def _percent(share: float) -> str:
     return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 
-def _ties(spot: SweetSpot) -> Iterable[str]:
+def _ties(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
     if spot.tied:
-        yield f"Not distinguishable from it in cost: {'; '.join(spot.tied)}."
+        names = short_names(ranking)
+        yield f"Not distinguishable from it in cost: {'; '.join(names[label] for label in spot.tied)}."
 
 
 def _best_model(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
     if spot.best_model is not None:
         is_reference = " (the reference)" if spot.best_model == ranking.reference else ""
-        yield f"The best language model here is {spot.best_model}{is_reference}."
+        yield f"The best language model here is {short_names(ranking)[spot.best_model]}{is_reference}."
 
 
 def _single_tasks(ranking: Ranking) -> Iterable[str]:
@@ -112,7 +117,7 @@ def _single_tasks(ranking: Ranking) -> Iterable[str]:
     for task, label in ranking.best_by_task.items():
         entry = ranking.entry(label)
         if entry.is_baseline and not entry.is_complete:
-            yield f"For {task} alone, use {label}: it is not worse than the reference there, and the cheapest."
+            yield f"For {task} alone, use {label}: it is non-inferior to the reference there, and the cheapest."
 
 
 def _round_up(number: int) -> int:
@@ -131,7 +136,7 @@ class Column:
 
 
 def short_names(ranking: Ranking) -> dict[str, str]:
-    """Labels without what all of them share, so that a table stays readable; whole ones where that would mix them up."""
+    """Labels without what all of them share, for people to read; whole labels where that would mix them up."""
     models = [entry for entry in ranking.entries if not entry.is_baseline]
     parts = {entry.label: entry.label.split(" | ")[0].split(" > ") for entry in models}
     shared = set.intersection(*(set(each) for each in parts.values())) if len(parts) > 1 else set()
@@ -156,14 +161,14 @@ def text_table(ranking: Ranking) -> str:
         Column("of ref.", [_share_of_reference(entry, ranking) for entry in ranking.entries]),
         *(Column(_title(task, ranking), _qualities(task, ranking)) for task in _tasks(ranking)),
         Column("R", [f"{entry.r:.3f}" if entry.r is not None else "-" for entry in ranking.entries]),
-        Column("quality", [_word(entry) for entry in ranking.entries], is_number=False),
+        Column("quality", [word(entry) for entry in ranking.entries], is_number=False),
     ]
     widths = [max(len(column.title), *map(len, column.cells), 0) for column in columns]
     widths[1] = max(12, min(widths[1], WIDTH - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
     rows = [[column.title for column in columns], *zip(*(column.cells for column in columns), strict=True)]
     lines = []
     for row in rows:
-        cells = [_cut(cell, width) for cell, width in zip(row, widths, strict=True)]
+        cells = [shortened(cell, width) for cell, width in zip(row, widths, strict=True)]
         fitted = [
             cell.rjust(width) if column.is_number else set_cell_size(cell, width)
             for cell, column, width in zip(cells, columns, widths, strict=True)
@@ -172,7 +177,7 @@ def text_table(ranking: Ranking) -> str:
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def _cut(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
     """Keeps both ends: variants differ at the end as often as at the start."""
     if len(text) <= width:
         return text
@@ -202,7 +207,8 @@ def _qualities(task: str, ranking: Ranking) -> list[str]:
 def _quality(figure: Figure) -> str:
     if figure.low is None or figure.high is None:
         return f"{figure.value:.3f}"
-    return f"{figure.value:.3f} ±{(figure.high - figure.low) / 2:.3f}"
+    half = f"{(figure.high - figure.low) / 2:.3f}".lstrip("0")
+    return f"{figure.value:.3f}±{half}"
 
 
 def _spread(figure: Figure | None) -> str:
@@ -211,7 +217,7 @@ def _spread(figure: Figure | None) -> str:
     if figure.low is None or figure.high is None:
         return number(figure.value)
     half = (figure.high - figure.low) / 2 / figure.value
-    return f"{number(figure.value)} ±{_percent(half)} %"
+    return f"{number(figure.value)}±{_percent(half)}%"
 
 
 def number(value: float) -> str:
@@ -229,8 +235,11 @@ def _share_of_reference(entry: Entry, ranking: Ranking) -> str:
     return f"{_percent(entry.to_reference.value)} %" if entry.to_reference else "-"
 
 
-def _word(entry: Entry) -> str:
-    return entry.word if entry.status == "done" else entry.status
+def word(entry: Entry) -> str:
+    """What is said of its quality, or of its fate."""
+    if entry.status != "done":
+        return entry.status
+    return entry.word if entry.quality is not None else f"only {', '.join(entry.tasks)}" if entry.tasks else "-"
 
 
 def factor_sentence(factor: Factor) -> str:

@@ -1,0 +1,220 @@
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from invented import Truth, World, world
+
+from leanwatt.errors import StoreError
+from leanwatt.measurement import Provenance
+from leanwatt.ranking import Ratio
+from leanwatt.report import report, sentence, text_table
+from leanwatt.sweet_spot import next_candidates
+from leanwatt.verdict import WIDTH, number, percent, short_names, shortened
+
+FILES = {"report.md", "report.html", "table.csv", "ranking.json"}
+
+
+@pytest.fixture(scope="module")
+def usual() -> World:
+    found = world(wanda=Truth(status="failed"))
+    found.settings["load"] = {"tickets_per_day": 500}
+    return found
+
+
+@pytest.fixture(scope="module")
+def table(usual):
+    return usual.ranking(confirmed=next_candidates(usual.ranking()))
+
+
+@pytest.fixture(scope="module")
+def written(table, tmp_path_factory) -> dict[str, str]:
+    paths = report(table, tmp_path_factory.mktemp("report"), "leanwatt run a&b.yaml")
+    assert set(paths) == FILES
+    return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+
+
+def test_the_sentence_names_winner_saving_quality_and_proof(table):
+    said = sentence(table)
+    assert said.startswith("Use gptq(bits=4): it takes 50 % (")
+    assert "of the energy per ticket of the reference, the best 16-bit model" in said
+    assert "at most 0.02 below the reference (one-sided, 95 %), confirmed on the test split" in said
+
+
+def test_the_sentence_compares_with_the_best_engine_at_the_same_batch():
+    found = world()
+    found.settings |= {"engine": ["transformers", "openvino"], "batch": [1, 8]}
+    found.factor = lambda trial: (0.5 if trial.engine.name == "openvino" else 1.0) * (0.8 if trial.batch == 8 else 1.0)
+    table = found.ranking()
+    spot = table.sweet_spot
+    assert spot.label.endswith("gptq(bits=4) | openvino | batch 8")
+    assert spot.uncompressed.endswith("full(precision=fp32) | openvino | batch 8")
+    assert spot.to_uncompressed.value == pytest.approx(0.5, rel=0.05)
+    assert spot.to_reference.value == pytest.approx(0.2, rel=0.05)
+    said = sentence(table)
+    assert "of the best 16-bit model at the same batch (full(precision=fp32) | openvino | batch 8)" in said
+
+
+def test_use_tfidf():
+    found = world(tfidf=Truth(cost=0.001, right=0.95, kernel="classical"))
+    said = sentence(found.ranking())
+    assert said.startswith("Use tfidf: it takes 0.099 % (")
+    assert "The best language model here is gptq(bits=4)." in said
+    alone = world(tfidf=Truth(cost=0.001, right=0.95, kernel="classical"), gptq=Truth(right=0.5, cost=0.5))
+    assert "is full(precision=fp32) (the reference)." in sentence(alone.ranking())
+
+
+def test_use_tfidf_for_one_task():
+    found = world(tfidf=Truth(cost=0.01, right=0.95, only=("root_cause",)))
+    assert "For root_cause alone, use tfidf" in sentence(found.ranking())
+
+
+def test_nothing_here_saves():
+    dear = world(**{"gptq": Truth(cost=1.5), "wanda": Truth(cost=1.5), "wanda+gptq": Truth(cost=1.5)})
+    assert sentence(dear.ranking()).startswith("Nothing here saves: no variant is certainly cheaper")
+    bad = world(gptq=Truth(cost=0.5, right=0.5))
+    assert sentence(bad.ranking()).startswith("Nothing here saves: 2 are cheaper than the reference")
+
+
+def test_cannot_tell_says_how_many_examples_would():
+    found = world(gptq=Truth(cost=0.5, right=0.895))
+    found.examples = 100
+    said = sentence(found.ranking())
+    assert re.search(r"For \d+ of them it cannot be told; about \d+0? validation examples would", said)
+
+
+def test_not_confirmed_recommends_the_reference():
+    found = world(gptq=Truth(cost=0.5, right_on_test=0.5))
+    said = sentence(found.ranking(confirmed=next_candidates(found.ranking())))
+    assert said.startswith("Not confirmed: 1 cheaper variant looked good enough")
+    assert "Stay with the reference, full(precision=fp32)" in said
+
+
+def test_without_a_reference_there_is_no_answer(usual):
+    assert sentence(usual.ranking(records=[])).startswith("No answer: the reference")
+    broken = world(plain=Truth(status="failed"))
+    assert "no <b>room</b>" in sentence(broken.ranking())
+
+
+def test_quick_cross_validated_and_ties_are_said():
+    found = world(**{"wanda": Truth(cost=0.505), "gptq": Truth(cost=0.5), "wanda+gptq": Truth(cost=0.8)})
+    found.settings["protocol"] = "quick"
+    found.folds, found.noise = 2, 0.03
+    table = found.ranking()
+    said = sentence(found.ranking(confirmed=next_candidates(table)))
+    assert said.startswith("A first look (quick protocol), not a ranking.")
+    assert "cross-validated" in said and "Not distinguishable from it in cost" in said
+
+
+def test_an_uncompressed_winner_owes_it_to_its_engine():
+    found = world()
+    found.provenance = Provenance.ABSENT
+    found.settings |= {"steps": [], "engine": ["transformers", "openvino"]}
+    found.factor = lambda trial: 0.3 if trial.engine.name == "openvino" else 1.0
+    said = sentence(found.ranking())
+    assert said.startswith("Use starter | openvino") and "it is not compressed" in said and "CPU time" in said
+
+
+def test_the_terminal_table_fits(usual, table):
+    lines = text_table(table).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert sum(line.startswith("*") for line in lines) == 1
+    assert len(lines) == 2 + len(table.entries)
+    assert "failed" in text_table(table) and "only root_cause" in text_table(table)
+    wide = world()
+    wide.settings |= {"engine": ["transformers", "openvino"], "batch": [1, 16]}
+    assert max(map(len, text_table(wide.ranking()).splitlines())) <= WIDTH
+
+
+def test_all_formats_carry_the_answer(table, written):
+    assert sentence(table) in written["report.md"]
+    assert json.loads(written["ranking.json"])["sweet_spot"]["label"] == table.sweet_spot.label
+    assert "Use gptq(bits=4)" in written["report.html"]
+    rows = list(csv.DictReader(written["table.csv"].splitlines()))
+    assert [row["variant"] for row in rows] == [entry.label for entry in table.entries]
+    winner = next(row for row in rows if row["variant"] == table.sweet_spot.label)
+    assert float(winner["joules_per_ticket"]) == table.entry(table.sweet_spot.label).cost.value
+    assert winner["quality_verdict"] == "non-inferior"
+    failed = next(row for row in rows if row["status"] == "failed")
+    assert failed["joules_per_ticket"] == ""
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["The answer", "Before you rely on it", "All variants", "Quality", "Cost against quality", "What a ticket takes",
+     "What making it took", "If energy mattered more, or less", "What a wrong answer is worth",
+     "The saving taken apart",
+     "F1 by class: root_cause", "On the test split", "What really ran", "Machine", "Do it again"],
+)  # fmt: skip
+def test_every_part_is_there(written, title):
+    assert f"## {title}\n" in written["report.md"]
+    assert f"<h2>{title}</h2>" in written["report.html"]
+
+
+def test_no_ticket_text_and_no_traceback_anywhere(written):
+    for name, text in written.items():
+        assert "SECRET TICKET" not in text, name
+        assert "secret ticket" not in text, name
+
+
+def test_the_page_stands_alone_and_escapes_everything(written):
+    text = written["report.html"]
+    assert len(text.encode()) < 6_000_000
+    assert "<b>room</b>" not in text and "&lt;b&gt;room&lt;/b&gt;" in text
+    assert "Test CPU &lt;1&gt;" in text and "leanwatt run a&amp;b.yaml" in text
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text.split("/**")[0])
+    plots = re.search(r'id="plots">(.*?)</script>', text, re.DOTALL).group(1)
+    assert "<" not in plots
+    assert len(json.loads(plots)) == text.count('class="plot"') == 4
+
+
+def test_plots_hold_what_the_table_says(table, written):
+    plots = json.loads(re.search(r'id="plots">(.*?)</script>', written["report.html"], re.DOTALL).group(1))
+    spot = table.entry(table.sweet_spot.label).tasks["root_cause"]
+    star = next(each for each in plots["plot-0"]["data"] if each.get("marker", {}).get("symbol") == "star")
+    assert (star["x"][0], star["y"][0]) == (spot.spending.joules.value, spot.quality.value)
+    lines = plots["plot-2"]["data"]
+    assert any(each["type"] == "bar" for each in lines)
+
+
+def test_markdown_cells_cannot_break_the_table(written):
+    rows = [line for line in written["report.md"].splitlines() if line.startswith("| ")]
+    assert all(line.endswith(" |") for line in rows)
+    assert "&lt;b>room&lt;/b>" in written["report.md"]
+
+
+def test_an_empty_study_still_has_a_report(usual, tmp_path):
+    paths = report(usual.ranking(records=[]), tmp_path / "new")
+    assert "No answer" in paths["report.md"].read_text()
+    assert "leanwatt run invented.yaml" in paths["report.md"].read_text()
+
+
+def test_estimates_are_called_estimates(tmp_path):
+    found = world()
+    found.provenance = Provenance.ESTIMATED
+    text = report(found.ranking(), tmp_path)["report.md"].read_text()
+    assert "Ranked by CPU-seconds. Joules beside them come from an estimate" in text
+    found.provenance = Provenance.ABSENT
+    assert "No joules are known." in report(found.ranking(), tmp_path)["report.md"].read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(table, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        report(table, Path(blocked) / "inside")
+
+
+def test_words_and_numbers():
+    assert [number(each) for each in (0, 0.5, 1234.5, 1e-7, 3e9)] == ["0", "0.5", "1234", "1.00e-07", "3.00e+09"]
+    assert percent(Ratio(0.5, None, None, 1, None, 0.02)) == "50 % (one round, so no interval)"
+    assert percent(Ratio(0.005, 0.004, 0.006, 5, 0.0, 0.02)) == "0.5 % (0.4 to 0.6 %)"
+    assert shortened("abcdefghij", 6) == "ab..ij" and shortened("abc", 6) == "abc"
+
+
+def test_short_names_stay_apart(usual, table):
+    names = short_names(table)
+    assert names[usual.label("plain")] == "full(precision=fp32)"
+    assert names[usual.label("gptq")] == "gptq(bits=4)"
+    assert len(set(names.values())) == len(names)
