@@ -10,11 +10,11 @@ from leanwatt import catalog
 
 HEAD = """# Methods
 
-Generated from the docstrings by `docs/generate_methods.py`; change the source, not this page. `leanwatt methods` prints the
-same for what is installed, methods of other packages included.
+Generated from the docstrings by `docs/generate_methods.py`; change the source, not this page. `leanwatt methods` prints
+the same for what is installed, methods of other packages included.
 
-The heading of a room is the key in the study file (a step's room, `tasks`, `baselines`, `engine`, `meter`, `search`,
-`executor`); a method's name is the word to write there. A setting without a default must be given.
+A room's name is the key in the study file: `finetune`, `merge`, `prune` and `quantize` under `steps`, `baseline` as
+`baselines`, the others as they are. A method's name is the word to write there; `required` marks what has no default.
 """
 
 

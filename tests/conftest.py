@@ -22,10 +22,10 @@ FAMILIES = ("llama", "gpt2")
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level tokenizer of 300 tokens."""
-    from leanwatt.starter import _tokenizer
+    from leanwatt.starter import tokenizer_of
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    _tokenizer([WORDS] * 5, 300).save_pretrained(folder)
+    tokenizer_of([WORDS] * 5, 300).save_pretrained(folder)
     return folder
 
 

@@ -197,7 +197,13 @@ def test_plan(lw: Callable[..., Said], study: Callable[..., Path], tmp_path: Pat
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_a_wrong_study_is_one_message(
-    verb: str, changes: dict[str, Any], words: str, lw: Callable[..., Said], study: Callable[..., Path], tmp_path: Path
+    *,
+    verb: str,
+    changes: dict[str, Any],
+    words: str,
+    lw: Callable[..., Said],
+    study: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     assert words in one_message(lw(verb, study(**changes), "--out", tmp_path / "out"), 2)
 
@@ -220,7 +226,13 @@ def test_a_study_that_is_not_there(verb: str, lw: Callable[..., Said], tmp_path:
     ],
 )
 def test_data_that_cannot_be_used(
-    content: str | None, words: str, lw: Callable[..., Said], study: Callable[..., Path], tickets: Path, tmp_path: Path
+    *,
+    content: str | None,
+    words: str,
+    lw: Callable[..., Said],
+    study: Callable[..., Path],
+    tickets: Path,
+    tmp_path: Path,
 ) -> None:
     path = study()
     if content is None:

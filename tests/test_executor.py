@@ -109,7 +109,7 @@ def test_large_outcomes_arrive_whole() -> None:
 
 
 def test_an_outcome_that_cannot_travel_is_an_error_with_its_reason() -> None:
-    with pytest.raises((AttributeError, TypeError, RuntimeError), match="pickle|local object"):
+    with pytest.raises((AttributeError, TypeError, RuntimeError), match=r"pickle|local object"):
         list(Local().run(unpicklable, ["x"]))
 
 

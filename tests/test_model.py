@@ -157,7 +157,7 @@ def test_a_full_disk_is_told(saved: Callable[[str], Path], tmp_path: Path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(model.module, "save_pretrained", full)
-    with pytest.raises(StoreError, match="cannot be saved .No space left on device"):
+    with pytest.raises(StoreError, match=r"cannot be saved .No space left on device"):
         model.save(tmp_path / "variant")
 
 
@@ -246,7 +246,7 @@ def test_a_base_that_is_not_there(tmp_path: Path) -> None:
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
     from torch import nn
 
-    with pytest.raises(RefusedError, match="Linear: where its blocks are is not known.*Llama"):
+    with pytest.raises(RefusedError, match=r"Linear: where its blocks are is not known.*Llama"):
         blocks(nn.Linear(1, 1))
 
 

@@ -90,7 +90,7 @@ def test_the_digest_follows_content_and_not_the_place(given: Callable[..., Study
 
 
 def test_the_reference_must_be_there(given: Callable[..., Study], store: Store) -> None:
-    with pytest.raises(StudyError, match="no trial is called 'best'. There are: .*full"):
+    with pytest.raises(StudyError, match=r"no trial is called 'best'. There are: .*full"):
         plan.check(given(reference="best"), store)
     label = plan.check(given(), store).trials[1].label
     assert plan.check(given(reference=label), store).study.reference == label

@@ -69,6 +69,13 @@ def test_a_chat_has_turns_no_second_begin_token_and_no_thoughts(chat: Any) -> No
     assert text(encoder, encoder.answer("mains failure")) == "mains failure</s>"
 
 
+def test_a_chat_that_refuses_a_system_turn_gets_the_instruction_from_the_user(chat: Any) -> None:
+    chat.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT
+    encoder = Encoder(chat, 512)
+    whole = text(encoder, encoder.prompt(ASK, 20).ids)
+    assert whole == f"<user>{plain(ASK)}</user><assistant>(no thoughts)"
+
+
 @pytest.mark.parametrize("kind", ["tokenizer", "chat"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.text(max_size=400), room=st.integers(1, 60))

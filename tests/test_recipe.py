@@ -103,7 +103,11 @@ def test_ids_do_not_depend_on_the_process() -> None:
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).id)"
     for seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", code], input=pickle.dumps(TRIAL), capture_output=True, env={"PYTHONHASHSEED": seed}
+            [sys.executable, "-c", code],
+            input=pickle.dumps(TRIAL),
+            capture_output=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed},
         )
         assert done.stdout.decode().strip() == TRIAL.id
 

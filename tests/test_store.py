@@ -3,7 +3,9 @@
 import errno
 import json
 import os
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -128,11 +130,36 @@ def test_a_full_disk_loses_nothing_that_was_kept(target: str, tmp_path: Path, mo
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
         patch.setattr(target, _full_disk)
-        with pytest.raises(StoreError, match="No space left on device.*What was finished is safe"):
+        with pytest.raises(StoreError, match=r"No space left on device.*What was finished is safe"):
             store.add(RECORD.again(1), ROWS)
     after = {path: path.read_bytes() for path in (tmp_path / "records").rglob("*") if path.is_file()}
     assert after.items() <= before.items()
     assert store.add(RECORD.again(1), ROWS).attempt == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB, where this machine lets us make one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if not made or made.returncode:
+        pytest.skip("a small file system needs root; the tests with a pretended full disk run everywhere")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    store, kept = Store(small_disk), list[Record]()
+    with pytest.raises(StoreError, match="No space left on device"):
+        for attempt in range(100):
+            kept.append(store.add(RECORD.again(attempt)))
+    assert 0 < len(kept) < 100
+    assert sorted(record.attempt for record in Store(small_disk).records()) == list(range(len(kept)))
+    assert not [path for path in small_disk.rglob(".*") if path.is_file()], "drafts are swept up"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from leanwatt.errors import RefusedError
 from leanwatt.model import Model, linears, load, weight_of
 from leanwatt.prompt import Encoder
 from leanwatt.question import Example, Generate, Likelihood, Prompt, Score
-from leanwatt.training import IGNORED, Lesson, Schedule, Trainer, _batches, _rate, _steps, lessons, tensors
+from leanwatt.training import Lesson, Schedule, Trainer, _batches, _optimizer, _rate, _steps, lessons, tensors
 
 ASK = Prompt("Name the root cause.", "alarm at site A", "Root cause:")
 SCORED = Example("1", "g", "train", Score(ASK, ("mains failure", "fibre cut")), "fibre cut")
@@ -66,14 +67,17 @@ def test_a_likelihood_task_teaches_nothing(model: Model) -> None:
         lessons([example], Encoder(model.tokenizer, model.context))
 
 
-def test_labels_are_answers_only() -> None:
-    ids, labels, seen = tensors([Lesson((5, 6, 7, 8), 2), Lesson((9, 3), 1)], pad=2)
+def test_padding_is_not_seen_and_no_answer() -> None:
+    ids, seen, answers = tensors([Lesson((5, 6, 7, 8), 2), Lesson((9, 3), 1)], pad=2)
     assert ids.tolist() == [[5, 6, 7, 8], [9, 3, 2, 2]]
-    assert labels.tolist() == [[IGNORED, IGNORED, 7, 8], [IGNORED, 3, IGNORED, IGNORED]]
     assert seen.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert answers.int().tolist() == [[0, 0, 1, 1], [0, 1, 0, 0]]
 
 
-def test_the_loss_is_the_mean_over_answer_tokens_whatever_the_padding(model: Model, context: Any) -> None:
+@pytest.mark.parametrize("prompt_weight", [0.0, 0.25, 1.0])
+def test_the_loss_is_the_weighted_mean_over_tokens_whatever_the_padding(
+    prompt_weight: float, model: Model, context: Any
+) -> None:
     import torch
 
     found = some_lessons(model, context)
@@ -81,10 +85,26 @@ def test_the_loss_is_the_mean_over_answer_tokens_whatever_the_padding(model: Mod
     with torch.inference_mode():
         for lesson in found:
             logs = model.module(torch.tensor([lesson.ids])).logits[0].log_softmax(-1)
-            for place in range(lesson.answer_from, len(lesson.ids)):
-                summed -= float(logs[place - 1, lesson.ids[place]])
-                count += 1
-    assert Trainer(model, PACE, 0, quiet)._loss(found) == pytest.approx(summed / count, rel=1e-4)
+            for place in range(1, len(lesson.ids)):
+                weight = 1.0 if place >= lesson.answer_from else prompt_weight
+                summed -= weight * float(logs[place - 1, lesson.ids[place]])
+                count += weight
+        got = float(Trainer(model, replace(PACE, prompt_weight=prompt_weight), 0, quiet)._batch_loss(found))
+    assert got == pytest.approx(summed / count, rel=1e-4)
+
+
+def test_the_validation_loss_is_that_of_one_large_batch(model: Model, context: Any) -> None:
+    found = some_lessons(model, context) * 5
+    trainer = Trainer(model, PACE, 0, quiet)
+    assert len(found) > 64
+    assert trainer._loss(found) == pytest.approx(float(trainer._batch_loss(found).detach()), rel=1e-4)
+
+
+def test_matrices_decay_and_vectors_do_not(model: Model) -> None:
+    matrices, vectors = _optimizer(list(model.module.parameters()), Schedule(1e-3, 1, 1, weight_decay=0.3)).param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
+    assert {p.ndim for p in matrices["params"]} == {2}
+    assert {p.ndim for p in vectors["params"]} == {1}
 
 
 @given(count=st.integers(1, 300), size=st.integers(1, 9), seed=st.integers(0, 5))
@@ -124,11 +144,13 @@ def test_no_lessons_are_refused(model: Model) -> None:
         Trainer(model, PACE, 0, quiet).run([], [])
 
 
-def test_the_rate_rises_then_falls_to_a_twentieth() -> None:
+def test_the_rate_rises_stays_and_falls_straight() -> None:
     rates = [_rate(step, 100, Schedule(1.0, 1, 1)) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert rates[-1] == pytest.approx(0.05, abs=0.002)
+    assert rates[5:60] == [1.0] * 55
+    assert rates[61:] == pytest.approx([(100 - step) / 40 for step in range(61, 100)])
+    assert _rate(0, 10_000, Schedule(1.0, 1, 1)) == pytest.approx(1 / 50), "long warm-ups are cut"
+    assert 0 < _rate(0, 1, Schedule(1.0, 1, 1)) <= 1
 
 
 def test_training_learns_and_says_how_much(model: Model, context: Any) -> None:
@@ -175,7 +197,7 @@ def with_losses(trainer: Trainer, losses: Sequence[float], monkeypatch: pytest.M
     ],
 )
 def test_it_ends_on_the_best_state_and_stops_early(
-    losses: list[float], best: int, early: bool, model: Model, context: Any, monkeypatch: pytest.MonkeyPatch
+    *, losses: list[float], best: int, early: bool, model: Model, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(model, Schedule(5e-3, 2, 4, patience=2), 0, quiet)
     looked = with_losses(trainer, losses, monkeypatch)

@@ -111,5 +111,18 @@ def _field_docs(cls: type[Any]) -> dict[str, str]:
         default = f" = {ast.unparse(node.value)}" if node.value else " (required)"
         is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         text = inspect.cleandoc(str(after.value.value)) if is_doc else ""
-        docs[ast.unparse(node.target)] = f"{ast.unparse(node.annotation)}{default}: {text}"
+        docs[ast.unparse(node.target)] = f"{_plain_type(ast.unparse(node.annotation))}{default}: {text}"
     return docs
+
+
+_LIMITS = {"Gt": "above", "Ge": "from", "Lt": "below", "Le": "to"}
+
+
+def _plain_type(annotation: str) -> str:
+    """`Annotated[float, Gt(0), Lt(1)] | None` as `float above 0 below 1 | None`."""
+
+    def plain(found: re.Match[str]) -> str:
+        limits = re.findall(r"(G[te]|L[te])\(([^)]*)\)", found[2])
+        return " ".join([found[1], *(f"{_LIMITS[name]} {value}" for name, value in limits)])
+
+    return re.sub(r"Annotated\[([^,\]]+)((?:, [GL][te]\([^)]*\))+)\]", plain, annotation)

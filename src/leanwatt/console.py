@@ -17,8 +17,9 @@ def progress(what: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True, quiet=os.environ.get(QUIET) == "1")
+    console = Console(stderr=True)
+    unseen = not console.is_terminal or os.environ.get(QUIET) == "1"
     columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True) as bars:
+    with Bars(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True, disable=unseen) as bars:
         line = bars.add_task(what[:48], total=1.0, text="")
         yield lambda text, share: bars.update(line, completed=share, text=text[:48])

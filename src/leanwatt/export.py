@@ -53,8 +53,9 @@ def card(ranking: Ranking, trial: Trial) -> str:
 
 
 def _about(ranking: Ranking, entry: Entry) -> list[str]:
+    steps = ", ".join(entry.steps) or "none"
     return [
-        f"Made by the study `{ranking.study}` (protocol: {ranking.protocol}); steps: {', '.join(entry.steps) or 'none'}.",
+        f"Made by the study `{ranking.study}` (protocol: {ranking.protocol}); steps: {steps}.",
         "",
         sentence(ranking),
     ]

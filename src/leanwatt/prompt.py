@@ -33,6 +33,7 @@ class Encoder:
         """Most tokens of prompt and answer together."""
         self.end: int = tokenizer.eos_token_id
         self._chat = bool(getattr(tokenizer, "chat_template", None))
+        self._has_system = self._chat and _takes_system(tokenizer)
         begin = tokenizer.bos_token_id
         self._begin: tuple[int, ...] = () if begin is None or self._chat else (begin,)
 
@@ -67,17 +68,33 @@ class Encoder:
     def _whole(self, prompt: Prompt) -> tuple[int, ...]:
         if not self._chat:
             return (*self._begin, *self._tokens(plain(prompt)))
-        turns = [
-            {"role": "system", "content": prompt.instruction},
-            {"role": "user", "content": f"{prompt.body}\n{prompt.lead}"},
-        ]
         text = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            self._turns(prompt), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
         return self._tokens(text)
 
+    def _turns(self, prompt: Prompt) -> list[dict[str, str]]:
+        if self._has_system:
+            return [_turn("system", prompt.instruction), _turn("user", f"{prompt.body}\n{prompt.lead}")]
+        return [_turn("user", plain(prompt))]
+
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _takes_system(tokenizer: Any) -> bool:
+    """Some chat templates (Gemma's) refuse a system turn: the instruction then opens the user's turn."""
+    from jinja2 import TemplateError
+
+    try:
+        tokenizer.apply_chat_template([_turn("system", "a"), _turn("user", "b")], tokenize=False)
+    except TemplateError:
+        return False
+    return True
 
 
 def plain(prompt: Prompt) -> str:

@@ -89,6 +89,11 @@ def config(shape: Shape | None = None) -> Any:
     )
 
 
+def is_made(shape: Shape | None = None) -> bool:
+    """Whether the base is in the cache."""
+    return (cache_folder() / f"starter-{key(shape)}").is_dir()
+
+
 def base(shape: Shape | None = None) -> Base:
     """The base, made first if it is not there. Raises StoreError where it cannot be kept."""
     made = shape or Shape()
@@ -126,7 +131,7 @@ def pretrain(shape: Shape, folder: Path, tell: Progress) -> None:
 
     rows = simulate(shape.tickets, seed=shape.seed, bank="pretraining")
     examples = _examples(rows)
-    tokenizer = _tokenizer(_texts(examples[:8000]), shape.vocabulary)
+    tokenizer = tokenizer_of(_texts(examples[:8000]), shape.vocabulary)
     torch.manual_seed(shape.seed)
     model = Model(LlamaForCausalLM(config(shape)), tokenizer)
     found = lessons(examples, Encoder(tokenizer, shape.context))
@@ -165,15 +170,15 @@ def _texts(examples: Sequence[Example]) -> list[str]:
     return [f"{plain(question.prompt)} {target}" for question, target in asked]
 
 
-def _tokenizer(texts: Sequence[str], size: int) -> Any:
-    """Byte-level BPE: every text survives it."""
+def tokenizer_of(texts: Sequence[str], size: int, pieces: str = PIECES) -> Any:
+    """Byte-level BPE of at most `size` tokens, none longer than a piece: every text survives it."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    split = pre_tokenizers.Split(Regex(pieces), "isolated")
     inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanwatt.errors import StudyError
+from leanwatt.errors import StoreError, StudyError
 from leanwatt.recipe import Trial
 from leanwatt.record import Record
 from leanwatt.store import Store
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from leanwatt.measurement import Energy
     from leanwatt.plan import Plan
     from leanwatt.ranking import Ranking
+    from leanwatt.variants import Base
 
 RUNS = Path("runs")
 """Where studies keep their results, in the current folder, each under its name."""
@@ -84,16 +85,28 @@ def report(study: Study | str | Path, out: str | Path | None = None) -> list[Pat
 
 def _bench(planned: Plan, store: Store) -> Bench:
     """The bases at hand, `starter` made where it is not there yet."""
-    from leanwatt import starter
     from leanwatt.jobs import Bench
-    from leanwatt.variants import local_base
 
     asked = {(t.variant.recipe.base, t.variant.recipe.revision) for t in planned.trials if not t.is_baseline}
-    bases = {
-        (name, revision): starter.base() if name == starter.NAME else local_base(name, revision)
-        for name, revision in sorted(asked, key=str)
-    }
+    bases = {(name, revision): _base(name, revision) for name, revision in sorted(asked, key=str)}
     return Bench(planned.study, store.folder, bases)
+
+
+def _base(name: str, revision: str | None) -> Base:
+    """A base at hand; `starter` is made in a process of its own, which gives its memory back."""
+    from leanwatt import starter
+    from leanwatt.contracts import WorkerDied
+    from leanwatt.executor.local import Local
+    from leanwatt.variants import local_base
+
+    if name != starter.NAME:
+        return local_base(name, revision)
+    if starter.is_made():
+        return starter.base()
+    [made] = Local().run(starter.base, [starter.Shape()])
+    if isinstance(made, WorkerDied):
+        raise StoreError(f"The base `starter` could not be made: {made.reason}.")
+    return made  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,13 @@ class Tfidf(Baseline):
         folds = GroupKFold(2)
         try:
             scores = cross_val_score(
-                self._pipeline(strength), texts, targets, groups=groups, cv=folds, scoring="f1_macro", error_score="raise"
+                self._pipeline(strength),
+                texts,
+                targets,
+                groups=groups,
+                cv=folds,
+                scoring="f1_macro",
+                error_score="raise",
             )
         except ValueError:  # Nothing to choose by: the first strength is taken.
             return 0.0, strength
