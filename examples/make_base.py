@@ -2,8 +2,8 @@
 
     python make_base.py TABLE.csv OUT_FOLDER --text thread --text notice --until year=2021 --epochs 4
 
-It learns a tokenizer from the columns and pre-trains a small Llama on them. Only rows that a study's test split does not
-hold may go in: `--until` keeps rows whose column is at most the value. `--epochs 0` gives a tokenizer and random weights.
+It learns a tokenizer from the columns and pre-trains a small Llama on them. Only rows that a study's test split does
+not hold may go in: `--until` keeps rows whose column is at most the value. `--epochs 0` gives random weights.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Tiny models, tiny tickets, temporary folders: what most tests stand on. No test needs a network, a GPU or a download."""
+"""Tiny models, tiny tickets, temporary folders: no test needs a network, a GPU or a download."""
 
 import os
 from collections.abc import Callable

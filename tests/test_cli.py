@@ -120,7 +120,7 @@ def test_help_is_what_it_was() -> None:
     assert help_texts() == GOLDEN.read_text(encoding="utf-8"), "see the first lines of this file"
 
 
-def test_every_verb_of_the_issue_is_there() -> None:
+def test_every_verb_is_there() -> None:
     verbs = {"plan", "run", "rank", "report", "export", "ask", "methods", "doctor", "simulate"}
     assert verbs <= set(COMMANDS)
 
@@ -144,7 +144,7 @@ def test_methods(lw: Callable[..., Said]) -> None:
     text = lw("methods", "prune")
     assert text.out.startswith("prune:\n")
     assert "width: Fewer neurons" in text.out
-    assert "keep: Annotated[float, Gt(0), Lt(1)] (required): Share of the neurons that stays." in text.out
+    assert "      keep: float above 0 below 1 (required): Share of the neurons that stays.\n" in text.out
     assert "Did you mean 'prune'" in one_message(lw("methods", "prun"), 2)
 
 
@@ -392,24 +392,20 @@ def test_the_ranking_is_strict_json(finished: Path) -> None:
     assert of(finished, "resumed.json").json
 
 
-def test_a_finished_study_does_nothing_again(finished: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (finished / "out" / "records").iterdir()}
-    done = subprocess.run(
-        [sys.executable, "-m", "leanwatt", "run", "study.yaml", "--out", "out"],
-        cwd=finished,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "3 done" in done.stderr
-    assert {path: path.stat().st_mtime_ns for path in (finished / "out" / "records").iterdir()} == before
-
-
 @pytest.fixture
 def there(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(finished)
     return finished
+
+
+def test_a_finished_study_does_nothing_again(there: Path, lw: Callable[..., Said]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (there / "out" / "records").iterdir()}
+    said = lw("run", "study.yaml", "--out", "out")
+    assert said.code == 0, said.err
+    assert "3 trials, 3 done" in said.err
+    assert "majority" in said.out
+    assert said.out.strip().endswith("The report: out/report/report.html")
+    assert {path: path.stat().st_mtime_ns for path in (there / "out" / "records").iterdir()} == before
 
 
 def test_rank_and_report_read_records_only(there: Path, lw: Callable[..., Said]) -> None:
@@ -448,6 +444,43 @@ def test_what_cannot_be_asked(there: Path, lw: Callable[..., Said]) -> None:
     )
     variant = lw("plan", "study.yaml", "--out", "out", "--json").json["variants"][0]
     assert "ticket is empty" in one_message(lw("ask", "study.yaml", " ", "--out", "out", "--variant", variant), 2)
+
+
+# ---- words
+
+
+def test_every_finished_job_is_one_line(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dataclasses import replace
+
+    from leanwatt.store import Store
+
+    records = {record.job: record for record in Store(finished / "out").records()}
+    for record in (
+        records["grade"],
+        records["weigh"],
+        replace(records["make"], status="failed", error="boom\nat line 1"),
+    ):
+        cli._tell(record)
+    grade, weigh, make = capsys.readouterr().err.splitlines()
+    assert grade.startswith("done    grade  ") and "root_cause macro_f1 0." in grade and "CPU-s" in grade
+    assert weigh.startswith("done    weigh round 1  ")
+    assert make.startswith("failed  make  ") and make.endswith(": boom")
+
+
+@pytest.mark.parametrize(
+    ("joules", "lower", "words"),
+    [
+        (None, None, "0.250 CPU-seconds; energy unknown"),
+        (5.0, None, "0.250 CPU-seconds, 5 J, estimated"),
+        (5.0, 2.0, "0.250 CPU-seconds, 5 J (2 to 8), estimated"),
+    ],
+)
+def test_unknown_energy_is_said_and_never_zero(joules: float | None, lower: float | None, words: str) -> None:
+    from leanwatt.measurement import Energy, Provenance
+    from leanwatt.verbs import Reply
+
+    energy = Energy(joules, lower, None if lower is None else 8.0, Provenance.ESTIMATED)
+    assert cli._energy_words(Reply("v", (), None, 0.25, energy)) == words
 
 
 if __name__ == "__main__":

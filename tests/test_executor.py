@@ -158,3 +158,24 @@ def test_an_interrupt_ends_the_worker_too(everyone: bool, tmp_path: Path) -> Non
         time.sleep(0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+@pytest.mark.parametrize("after_seconds", [0.0, 0.05, 0.15, 0.3])
+def test_an_interrupt_while_the_worker_starts_is_one_traceback_of_the_parent(
+    after_seconds: float, tmp_path: Path
+) -> None:
+    """The worker is still importing: it must not add a traceback of its own."""
+    script, place = tmp_path / "script.py", tmp_path / "ready"
+    heavy = "import time\nif __name__ != '__main__':\n    time.sleep(0.5)\n"
+    ready = "    Path(sys.argv[1] + '-started').touch()\n    list("
+    script.write_text(heavy + SCRIPT.replace("    list(", ready))
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(place)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    while not Path(f"{place}-started").exists():
+        time.sleep(0.01)
+    time.sleep(after_seconds)
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=30)
+    assert parent.returncode in (-signal.SIGINT, 130)
+    assert errors.count("Traceback (most recent call last)") == 1, errors

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from leanwatt import catalog
 from leanwatt.contracts import Executor, Search, WorkerDied
+from leanwatt.errors import StudyError
 from leanwatt.jobs import Attempt, Bench, died
 from leanwatt.machine import quiet
 from leanwatt.rank import rank
@@ -35,7 +36,8 @@ class Flow:
     """Try failed and refused jobs again, as new attempts."""
 
     def run(self) -> Ranking:
-        """Make, grade, weigh, rank and confirm all that is missing."""
+        """Make, grade, weigh, rank and confirm all that is missing. Raises StudyError where a base has changed."""
+        self._refuse_changed_bases()
         for trial in self._missing_trials():
             self._do("make", [trial] if not trial.is_baseline else [])
             if trial.is_baseline or self._is_done("make", trial):
@@ -43,6 +45,17 @@ class Flow:
         for number in range(self.bench.study.protocol.rounds):
             self._weigh(number)
         return self._confirm()
+
+    def _refuse_changed_bases(self) -> None:
+        for trial in self.space:
+            made = None if trial.is_baseline else self._last("make", trial)
+            if made is not None and made.artifact is not None:
+                now = self.bench.artifact(trial).relative_to(self.bench.folder)
+                if str(now) != made.artifact:
+                    raise StudyError(
+                        f"The base '{trial.variant.recipe.base}' or a method has changed since {self.bench.folder} was "
+                        "begun. Give a new folder with --out, so that old and new figures are not mixed."
+                    )
 
     def ranking(self) -> Ranking:
         """What the records say so far."""

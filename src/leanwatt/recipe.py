@@ -90,6 +90,8 @@ class Trial:
     engine: Choice
     """For a baseline: the baseline itself."""
     batch: int = 1
+    measured: str = ""
+    """Digest of how it is measured: meter and protocol, but not the number of rounds."""
     ordinal: int = 0
     """Place in the study; not part of the identity."""
 

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from leanwatt.errors import StudyError, not_among
-from leanwatt.recipe import Choice, Fidelity, Recipe, Trial, Variant
+from leanwatt.recipe import Choice, Fidelity, Recipe, Trial, Variant, digest
 
 STEP_ROOMS = ("finetune", "merge", "prune", "quantize")
 
@@ -124,11 +124,16 @@ class Study:
         plain = [(Recipe(""), baseline, 1) for baseline in self.baselines]
         repeats = [(seed, fold) for seed in self.seeds for fold in range(folds)]
         found = [
-            Trial(Variant(recipe, data, seed, fold, self.fidelity), engine, batch)
+            Trial(Variant(recipe, data, seed, fold, self.fidelity), engine, batch, self._measured())
             for recipe, engine, batch in dict.fromkeys([*grid, *extra, *plain])
             for seed, fold in repeats
         ]
         return [replace(trial, ordinal=place) for place, trial in enumerate(found)]
+
+    def _measured(self) -> str:
+        """More rounds add to those that are there; any other change of protocol or meter measures anew."""
+        protocol = {key: value for key, value in asdict(self.protocol).items() if key not in ("name", "rounds")}
+        return digest([protocol, asdict(self.meter)])
 
     def choices(self) -> list[Choice]:
         """Every method that the study names."""

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import pickle
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Literal, final
 
@@ -28,7 +30,7 @@ def _in_fresh_process(job: Callable[[Any], Any], item: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(send, job, item), daemon=True)
-    worker.start()
+    _start(worker)
     send.close()
     try:
         outcome = receive.recv()
@@ -49,6 +51,16 @@ def _in_fresh_process(job: Callable[[Any], Any], item: Any) -> Any:
     return outcome
 
 
+def _start(worker: Any) -> None:
+    """Ctrl-C waits until the worker can answer it: amid its imports it would end with a traceback."""
+    resource_tracker.ensure_running()  # Its start would let Ctrl-C through again.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        worker.start()  # Inherits what is blocked.
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 @dataclass(frozen=True)
 class _Raised:
     """An error that the job did not turn into a record, on its way to the parent."""
@@ -58,6 +70,7 @@ class _Raised:
 
 def _work(send: Connection, job: Callable[[Any], Any], item: Any) -> None:
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         send.send(job(item))
     except KeyboardInterrupt:
         return  # The parent was interrupted too, and says so.
