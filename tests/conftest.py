@@ -99,9 +99,8 @@ def tickets(tmp_path: Path) -> Path:
     for i in range(120):
         cause = list(causes)[(i // 2) % 2]
         place = "ABCD"[i % 4]
-        rows.append(
-            f"t{i},site {place}{i} {causes[cause]} lost then alarm {i * 7},{cause},replaced {causes[cause]} at {place},{place}"
-        )
+        text = f"site {place}{i} {causes[cause]} lost then alarm {i * 7}"
+        rows.append(f"t{i},{text},{cause},replaced {causes[cause]} at {place},{place}")
     path = tmp_path / "tickets.csv"
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path

@@ -44,7 +44,7 @@ class Shape:
     heads: int = 4
     inner: int = 512
     context: int = 512
-    tickets: int = 16_000
+    tickets: int = 14_000
     seed: int = 7
     learning_rate: float = 2e-3
     batch: int = 32

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from leanwatt.ranking import Entry, Factor, Figure, Loss, Ranking, Ratio, SweetSpot
 
-WIDTH = 100
+WIDTH = 120
 """Of the table in a terminal."""
 CHECKS = {
     "confirmed": "confirmed on the test split, which no choice had seen",
@@ -136,21 +136,24 @@ class Column:
 
 
 def short_names(ranking: Ranking) -> dict[str, str]:
-    """Labels without what all of them share, for people to read; whole labels where that would mix them up."""
+    """Labels without what all that were changed share; whole labels where that would mix them up."""
     models = [entry for entry in ranking.entries if not entry.is_baseline]
     parts = {entry.label: entry.label.split(" | ")[0].split(" > ") for entry in models}
-    shared = set.intersection(*(set(each) for each in parts.values())) if len(parts) > 1 else set()
+    changed = [set(each) for each in parts.values() if len(each) > 1] or [set(each) for each in parts.values()]
+    shared = set.intersection(*changed) if len(models) > 1 else set()
     engines, batches = {entry.engine for entry in models}, {entry.batch for entry in models}
     names = {entry.label: entry.label for entry in ranking.entries}
     for entry in models:
         own = [part for part in parts[entry.label] if part not in shared]
+        if len(parts[entry.label]) == 1:
+            own = [f"{parts[entry.label][0]}, untouched"]
         tail = [entry.engine] * (len(engines) > 1) + [f"batch {entry.batch}"] * (len(batches) > 1)
         names[entry.label] = " | ".join([" > ".join(own) or parts[entry.label][-1], *tail])
     return names if len(set(names.values())) == len(names) else {label: label for label in names}
 
 
 def text_table(ranking: Ranking) -> str:
-    """All variants, cheapest first, in at most 100 columns; a star marks the sweet spot, a `~` what ties with it."""
+    """All variants, cheapest first, in at most 120 columns; a star marks the sweet spot, a `~` what ties with it."""
     from rich.cells import set_cell_size
 
     names, spot = short_names(ranking), ranking.sweet_spot

@@ -1,4 +1,4 @@
-"""One suite for every step: what it makes can be saved, opened again with the same logits, and by plain transformers."""
+"""One suite for every step: what it makes is saved and opened again with the same logits, by plain transformers too."""
 
 import json
 import subprocess
