@@ -258,6 +258,18 @@ def check(model: Model) -> None:
             raise RefusedError(f"{name}: the weights are no longer those of the integer codes.")
 
 
+def weight_facts(model: Model) -> dict[str, Any]:
+    """How many weights, which share of the pruned layers is zero, in which pattern, at how many bits."""
+    zeros = sum(int((~mask).sum()) for mask in model.masks.values())
+    masked = sum(mask.numel() for mask in model.masks.values())
+    return {
+        "parameters": sum(p.numel() for p in model.module.parameters()),
+        "sparsity": zeros / masked if masked else 0.0,
+        "pattern": next(iter(model.patterns.values()), None),
+        "codes_bits": next((codes.bits for codes in model.codes.values()), None),
+    }
+
+
 def _fits(mask: torch.Tensor, pattern: str) -> bool:
     kept, group = map(int, pattern.split(":"))
     return bool((mask.view(mask.shape[0], -1, group).sum(-1) <= kept).all())

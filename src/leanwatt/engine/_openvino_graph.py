@@ -14,7 +14,7 @@ from openvino import opset13 as op
 
 from leanwatt.engine._tokens import Tokens
 from leanwatt.errors import RefusedError
-from leanwatt.model import Codes, Model, cast, load, quiet
+from leanwatt.model import Codes, Model, cast, load, quiet, weight_facts
 
 VERSION = 1
 """Raise it when the graph changes: models converted before are then converted anew."""
@@ -161,18 +161,11 @@ def _packed(values: Any, shape: list[int]) -> Any:
 
 
 def _facts(model: Model, replaced: int) -> dict[str, Any]:
-    parameters = sum(p.numel() for p in model.module.parameters())
+    """Sizes as served: 16 bits for what has no codes."""
+    found = weight_facts(model)
     coded = sum(codes.codes.numel() for codes in model.codes.values())
-    zeros = sum(int((~mask).sum()) for mask in model.masks.values())
-    weights = sum(mask.numel() for mask in model.masks.values())
-    return {
-        "parameters": parameters,
-        "weight_bytes": (parameters - coded) * 2 + sum(codes.bytes for codes in model.codes.values()),
-        "sparsity": zeros / weights if weights else 0.0,
-        "pattern": next(iter(model.patterns.values()), None),
-        "codes_bits": next((codes.bits for codes in model.codes.values()), None),
-        "coded_layers": replaced,
-    }
+    served = (found["parameters"] - coded) * 2 + sum(codes.bytes for codes in model.codes.values())
+    return {**found, "weight_bytes": served, "coded_layers": replaced}
 
 
 def kernels(compiled: Any) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, Asking
-from leanwatt.model import Model, cast, load
+from leanwatt.model import Model, cast, load, weight_facts
 from leanwatt.prompt import Encoder
 
 
@@ -72,19 +72,13 @@ class _Torch:
 
 def _facts(model: Model) -> dict[str, Any]:
     compute = str(model.module.dtype).removeprefix("torch.")
-    zeros = sum(int((~mask).sum()) for mask in model.masks.values())
-    weights = sum(mask.numel() for mask in model.masks.values())
-    parameters = sum(p.numel() for p in model.module.parameters())
     return {
+        **weight_facts(model),
         "engine": "transformers",
         "weight_dtype": compute,
         "compute_dtype": compute,
         "kernel": f"dense {compute}",
-        "parameters": parameters,
         "weight_bytes": sum(p.numel() * p.element_size() for p in model.module.parameters()),
-        "sparsity": zeros / weights if weights else 0.0,
-        "pattern": next(iter(model.patterns.values()), None),
-        "codes_bits": next((codes.bits for codes in model.codes.values()), None),
         "requantized": False,
     }
 
