@@ -184,6 +184,8 @@ class _Needs:
     def hours(self) -> float:
         """Arithmetic over a speed measured now, plus starts of processes."""
         operations = sum(self._training(recipe) for recipe in self._tuned()) + sum(map(self._asking, self.trials))
+        if any(recipe.base == starter.NAME for recipe in self.configs) and not starter.is_made():
+            operations += 6 * parameters(starter.config()) * starter.Shape.tickets * starter.TOKENS_PER_TICKET
         labels = len({trial.label for trial in self.trials})
         starts = 2 * len(self.trials) + labels * self.study.protocol.rounds
         windows = labels * self.study.protocol.rounds * len(self.examples) * 2 * self.study.protocol.window_seconds

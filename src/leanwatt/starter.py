@@ -29,6 +29,8 @@ NAME = "starter"
 PIECES = r" ?[A-Z]{2,}(?:-[A-Z]+)+| ?[A-Za-z]+|:\d\d| ?\d\d?|[/._\-][A-Z]+| ?[^\sA-Za-z0-9]+|\s+"
 """Alarm codes, words, minutes and numbers of up to two digits, so that one name is always the same few tokens."""
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
+TOKENS_PER_TICKET = 75
+"""Roughly, for predictions."""
 CAUSE = ("Name the root cause of this fault.", "Root cause:")
 NOTE = ("Write the note that closes this ticket.", "Resolution:")
 """Instruction and lead as the tasks have them by default."""
