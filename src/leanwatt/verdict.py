@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from leanwatt.compare import LEVEL, holm
 from leanwatt.ranking import Entry, Factor, Figure, Loss, Ranking, Ratio, SweetSpot
 
 WIDTH = 120
@@ -21,10 +22,48 @@ def sentence(ranking: Ranking) -> str:
     if spot is None:
         return _unanswered(ranking)
     head = _nothing(ranking, spot) if spot.label == ranking.reference else _use(ranking, spot)
-    said = [head, *_ties(ranking, spot), *_best_model(ranking, spot), *_single_tasks(ranking)]
+    beaten = list(_beaten(ranking, spot))
+    if beaten:
+        head = f"Among the language models: {head[0].lower()}{head[1:]}"
+    said = [*beaten, head, *_ties(ranking, spot), *_best_model(ranking, spot), *_single_tasks(ranking)]
     if ranking.protocol != "ranked":
         said.insert(0, f"A first look ({ranking.protocol} protocol), not a ranking.")
     return " ".join(said)
+
+
+def _beaten(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
+    """Baselines that validation could not tell from the reference, and the test split can: non-inferior, and cheaper.
+
+    All of them meet the test split, whatever validation says, so their number alone is corrected for.
+    """
+    chosen = ranking.entry(spot.label)
+    plain = [e for e in ranking.entries if e.is_baseline and e.is_complete and e.confirmation and e is not chosen]
+    p_values = {e.label: e.confirmation.p for e in plain if e.confirmation and e.confirmation.p is not None}
+    holds = [e for e in plain if holm(p_values).get(e.label, 1.0) <= LEVEL]
+    for entry in holds:
+        if entry.to_reference is None or chosen.is_baseline or not _is_cheaper(entry, chosen):
+            continue
+        scores = "; ".join(_against_reference(ranking, entry, task) for task in entry.tasks)
+        yield (
+            f"Use {entry.label}: on the test split it is non-inferior to the reference ({scores}) at "
+            f"{percent(entry.to_reference)} of its {_unit(ranking)} per ticket; validation alone could not tell."
+        )
+
+
+def _unit(ranking: Ranking) -> str:
+    return "energy" if ranking.scale.unit == "joules" else "CPU time"
+
+
+def _is_cheaper(entry: Entry, chosen: Entry) -> bool:
+    return entry.cost is not None and chosen.cost is not None and entry.cost.value < chosen.cost.value
+
+
+def _against_reference(ranking: Ranking, entry: Entry, task: str) -> str:
+    own, reference = entry.confirmation, ranking.entry(ranking.reference).confirmation
+    metric = entry.tasks[task].metric
+    if own is None or reference is None:
+        return metric
+    return f"{metric} {own.figures[task].value:.3f} against {reference.figures[task].value:.3f}"
 
 
 def _unanswered(ranking: Ranking) -> str:
@@ -66,7 +105,7 @@ def _use(ranking: Ranking, spot: SweetSpot) -> str:
 
 
 def _against(spot: SweetSpot, ranking: Ranking) -> str:
-    unit = "energy" if ranking.scale.unit == "joules" else "CPU time"
+    unit = _unit(ranking)
     said = []
     if spot.to_uncompressed is not None and spot.uncompressed != ranking.reference:
         said.append(
