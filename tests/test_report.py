@@ -218,3 +218,14 @@ def test_short_names_stay_apart(usual, table):
     assert names[usual.label("plain")] == "full(precision=fp32)"
     assert names[usual.label("gptq")] == "gptq(bits=4)"
     assert len(set(names.values())) == len(names)
+
+
+def test_a_baseline_that_only_the_test_split_vindicates_opens_the_headline():
+    found = world(tfidf=Truth(cost=0.001, right=0.86, right_on_test=0.99, kernel="classical"), gptq=Truth(cost=0.5))
+    before = found.ranking()
+    assert before.entry("tfidf").word != "non-inferior"
+    after = found.ranking([*before.order_of_candidates, before.reference, "tfidf"])
+    said = sentence(after)
+    assert said.startswith("Use tfidf: on the test split it is non-inferior to the reference (macro_f1 0.9")
+    assert "Among the language models: use gptq(bits=4)" in said
+    assert "Use tfidf" not in sentence(before), "nothing is claimed before the test split was met"
