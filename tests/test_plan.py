@@ -130,7 +130,7 @@ def test_too_little_memory_or_disk_is_refused(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(plan, "available_memory_bytes", lambda: 100_000_000)
-        with pytest.raises(StudyError, match=r"needs about 0\.7 GB of memory and 0\.1 GB are free"):
+        with pytest.raises(StudyError, match=r"needs about 1\.2 GB of memory and 0\.1 GB are free"):
             plan.check(given(), store)
     with monkeypatch.context() as patch:
         patch.setattr(plan, "available_memory_bytes", lambda: None)

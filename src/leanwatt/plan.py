@@ -14,7 +14,7 @@ from leanwatt.errors import StudyError
 from leanwatt.machine import available_memory_bytes, free_disk_bytes
 from leanwatt.model import config_of, context_length
 from leanwatt.question import Example, Likelihood, Score
-from leanwatt.recipe import Recipe, Trial
+from leanwatt.recipe import Choice, Recipe, Trial
 from leanwatt.record import record_id
 from leanwatt.store import Store
 from leanwatt.study import Study
@@ -24,8 +24,10 @@ BYTES_TRAINED = 16
 """Per parameter in training: weight, gradient and AdamW's two moments, 4 bytes each."""
 BYTES_RUN = 8
 """Per parameter in loading, checking and converting: two copies in fp32."""
-PROCESS_BYTES = 700e6
+PROCESS_BYTES = 1.2e9
 """A worker with torch and an engine, before any model."""
+VALUES_KEPT = 34
+"""Per token, block and unit of width, for the way back (Korthikanti et al., 2022, arXiv:2205.05198)."""
 TOKENS_PER_WORD = 2.0
 """Rough; plans are in words, since a base that is not there yet has no tokenizer."""
 SECONDS_PER_START = 5.0
@@ -169,10 +171,21 @@ class _Needs:
         return [warning for config in self._different() if (warning := self._too_long(config))]
 
     def memory_bytes(self) -> float:
-        """Of the largest single job."""
-        trains = any(step.room == "finetune" for recipe in self.configs for step in recipe.steps)
-        largest = max(map(parameters, self.configs.values()), default=0.0)
-        return PROCESS_BYTES + largest * (BYTES_TRAINED if trains else BYTES_RUN)
+        """Of the largest single job: weights, and what training keeps of a batch for its way back."""
+        runs = [parameters(config) * BYTES_RUN for config in self.configs.values()]
+        trains = [self._training_bytes(recipe, step) for recipe in self.configs for step in recipe.steps]
+        return PROCESS_BYTES + max([*runs, *trains], default=0.0)
+
+    def _training_bytes(self, recipe: Recipe, step: Choice) -> float:
+        if step.room != "finetune":
+            return 0.0
+        config = self.configs[recipe]
+        longest = max((_words(e) for each in self.examples.values() for e in each if e.split == "train"), default=0)
+        tokens = min(longest * TOKENS_PER_WORD, context_length(config)) * float(
+            getattr(catalog.build(step), "batch", 1)
+        )
+        kept = VALUES_KEPT * int(config.hidden_size) * int(config.num_hidden_layers) + 3 * int(config.vocab_size)
+        return parameters(config) * BYTES_TRAINED + 4 * tokens * kept
 
     def disk_bytes(self) -> float:
         """All stages of all variants, in fp32 and once more as an engine's own copy."""
