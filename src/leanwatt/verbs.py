@@ -150,7 +150,7 @@ def export(
 
     asked = read(study)
     trial = winner(asked, out, variant)
-    return write(rank(asked, out), trial, _artifact(asked, out, trial), Path(to))
+    return write(rank(asked, out), trial, _artifact(asked, out, trial), Path(to), asked.tasks)
 
 
 def ask(study: Study | str | Path, ticket: str, out: str | Path | None = None, variant: str | None = None) -> Reply:
