@@ -184,7 +184,7 @@ def short_names(ranking: Ranking) -> dict[str, str]:
     names = {entry.label: entry.label for entry in ranking.entries}
     for entry in models:
         own = [part for part in parts[entry.label] if part not in shared]
-        if len(parts[entry.label]) == 1:
+        if len(parts[entry.label]) == 1 and max(map(len, parts.values())) > 1:
             own = [f"{parts[entry.label][0]}, untouched"]
         tail = [entry.engine] * (len(engines) > 1) + [f"batch {entry.batch}"] * (len(batches) > 1)
         names[entry.label] = " | ".join([" > ".join(own) or parts[entry.label][-1], *tail])
