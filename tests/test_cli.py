@@ -433,7 +433,8 @@ def test_ask_and_export_a_named_variant(there: Path, lw: Callable[..., Said], tm
     assert (exported.code, exported.out.strip()) == (0, str(to)), exported.err
     assert (to / "README.md").read_text().startswith("---\nlibrary_name: transformers")
     assert (
-        json.loads((to / "provenance.json").read_text())["variant"]["recipe"]["steps"][0]["name"] == "round_to_nearest"
+        json.loads((to / "provenance.json").read_text())["trial"]["variant"]["recipe"]["steps"][0]["name"]
+        == "round_to_nearest"
     )
     assert "not empty" in one_message(lw("export", "study.yaml", to, "--out", "out", "--variant", variant), 2)
 
