@@ -24,7 +24,6 @@ ROOMS: dict[str, type[Any]] = {
     "search": contracts.Search,
     "executor": contracts.Executor,
 }
-STEP_ROOMS = tuple(room for room, contract in ROOMS.items() if contract is contracts.Step)
 
 
 def names(room: str) -> list[str]:

@@ -286,11 +286,6 @@ def _flat(codes: Mapping[str, Codes]) -> dict[str, torch.Tensor]:
     return flat
 
 
-def folder_bytes(folder: Path) -> int:
-    """Size of a folder on disk."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars, notices and deprecations of the libraries inside; ours say what goes on."""

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Maker:
         work.mkdir(parents=True, exist_ok=True)
         begun = len(self.ledger.measurements)
         with self.ledger.stage(step.room):
-            model = catalog.build(step).apply(model, _in(context, work))
+            model = catalog.build(step).apply(model, replace(context, folder=work))
         self._save(model, self.folder / key, self.ledger.measurements[begun:])
         shutil.rmtree(work, ignore_errors=True)
         return model
@@ -120,12 +120,6 @@ class Maker:
                 draft.replace(folder)
         except OSError as error:
             raise StoreError(f"{folder}: the model cannot be saved ({error.strerror}).") from error
-
-
-def _in(context: Context, work: Path) -> Context:
-    from dataclasses import replace
-
-    return replace(context, folder=work)
 
 
 def read_costs(folder: Path) -> list[Measurement]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,16 +199,10 @@ def doctor() -> dict[str, Any]:
         "machine": describe(),
         "memory_bytes": memory_bytes(),
         "free_disk_bytes": free_disk_bytes(Path.cwd()),
-        "sources": [vars(status) if hasattr(status, "__dict__") else _plain(status) for status in statuses()],
+        "sources": [asdict(status) for status in statuses()],
         "meter": list(chosen()),
         "engines": engines,
     }
-
-
-def _plain(value: Any) -> Mapping[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(value)
 
 
 def simulate(path: str | Path, tickets: int = 9_000, seed: int = 0) -> Path:
