@@ -18,7 +18,6 @@ from leanwatt.model import (
     check,
     config_of,
     context_length,
-    folder_bytes,
     keep_zeros,
     linears,
     load,
@@ -248,10 +247,3 @@ def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
 
     with pytest.raises(RefusedError, match=r"Linear: where its blocks are is not known.*Llama"):
         blocks(nn.Linear(1, 1))
-
-
-def test_the_size_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b").write_bytes(b"12345")
-    (tmp_path / "c").write_bytes(b"123")
-    assert folder_bytes(tmp_path) == 8
