@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from conftest import FAMILIES
 
-from leanwatt.calibration import block_influence, input_norms, inputs_of, sample
+from leanwatt.calibration import BATCH, LONGEST, block_influence, input_norms, inputs_of, sample, walk
 from leanwatt.errors import RefusedError
-from leanwatt.model import blocks, linears, load
+from leanwatt.model import blocks, linears, load, weight_of
 
 
 def slow_inputs(model: Any, layer: Any, context: Any) -> Any:
@@ -78,3 +78,47 @@ def test_hooks_are_gone_afterwards_even_after_a_failure(saved: Callable[[str], P
     input_norms(model, layers, context, 2)
     block_influence(model, context, 2)
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.module.modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_walk_shows_each_block_what_the_changed_blocks_before_it_send_on(
+    family: str, saved: Callable[[str], Path], context: Any
+) -> None:
+    model = load(saved(family))
+    visited: list[str] = []
+    for visit in walk(model, sample(model, context, 1000), context):
+        seen = list(visit.inputs())
+        for name, layer in visit.layers.items():
+            found = sum(batch[name].double().square().sum(0) for batch in seen)
+            expected = slow_inputs(model, layer, context).double().square().sum(0)
+            assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-5)
+        for layer in visit.layers.values():
+            weight_of(layer).mul_(1.5)
+        visited += visit.layers
+    assert visited == list(linears(model.module))
+    assert all("forward" not in vars(block) for block in blocks(model.module))
+
+
+def test_layers_that_read_the_same_tensor_share_it(saved: Callable[[str], Path], context: Any) -> None:
+    model = load(saved("llama"))
+    visit = next(walk(model, sample(model, context, BATCH), context))
+    [batch] = visit.inputs()
+    by_last_name = {name.rpartition(".")[2]: inputs for name, inputs in batch.items()}
+    assert by_last_name["q_proj"] is by_last_name["k_proj"] is by_last_name["v_proj"]
+    assert by_last_name["gate_proj"] is by_last_name["up_proj"]
+    assert by_last_name["o_proj"] is not by_last_name["q_proj"]
+
+
+def test_pieces_of_plain_text(saved: Callable[[str], Path], context: Any, tmp_path: Path) -> None:
+    model = load(saved("llama"))
+    text = tmp_path / "text.txt"
+    text.write_text("link down on the north router " * 400, encoding="utf-8")
+    pieces = sample(model, context, 5, str(text))
+    assert [len(piece.ids) for piece in pieces] == [min(LONGEST, model.context)] * 5
+    assert pieces == sample(model, context, 5, str(text))
+    assert pieces != sample(model, replace(context, seed=1), 5, str(text))
+    text.write_text("short", encoding="utf-8")
+    with pytest.raises(RefusedError, match=r"has \d+ tokens; at least"):
+        sample(model, context, 5, str(text))
+    with pytest.raises(RefusedError, match="cannot be read as UTF-8"):
+        sample(model, context, 5, str(tmp_path / "none.txt"))

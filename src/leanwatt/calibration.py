@@ -1,15 +1,21 @@
-"""What goes through a model on examples of its own task: the statistics that pruning reads."""
+"""What goes through a model on examples of its own task: the statistics that pruning and quantization read.
+
+`walk` goes block by block, so that memory holds the activations of one block, and each block sees what the blocks
+before it, already changed, send on.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanwatt.contracts import Context
 from leanwatt.errors import RefusedError
-from leanwatt.model import Model, blocks
+from leanwatt.model import Model, blocks, linears
 from leanwatt.prompt import Encoder
 from leanwatt.training import Lesson, lessons, tensors
 
@@ -17,10 +23,17 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = 16
+LONGEST = 256
+"""Tokens of one piece of plain text; tickets are as long as they are."""
 
 
-def sample(model: Model, context: Context, count: int) -> list[Lesson]:
-    """`count` training examples in tokens, drawn by the seed; all of them where there are fewer."""
+def sample(model: Model, context: Context, count: int, text: str | None = None) -> list[Lesson]:
+    """`count` training examples in tokens, drawn by the seed; all of them where there are fewer.
+
+    With `text`, a file of plain text, pieces of it instead. Raises RefusedError where there is too little.
+    """
+    if text is not None:
+        return _pieces(model, Path(text), context.seed, count)
     if not context.train:
         raise RefusedError("Calibration reads training examples, and there are none.")
     order = random.Random(context.seed)
@@ -28,17 +41,129 @@ def sample(model: Model, context: Context, count: int) -> list[Lesson]:
     return lessons(chosen, Encoder(model.tokenizer, model.context))
 
 
+def _pieces(model: Model, file: Path, seed: int, count: int) -> list[Lesson]:
+    try:
+        ids = model.tokenizer(file.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False)["input_ids"]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefusedError(f"calibration text: {file} cannot be read as UTF-8 text ({error}).") from error
+    length = min(LONGEST, model.context)
+    if len(ids) < length:
+        raise RefusedError(f"calibration text: {file} has {len(ids)} tokens; at least {length} are needed.")
+    order = random.Random(seed)
+    starts = [order.randrange(len(ids) - length + 1) for _ in range(count)]
+    return [Lesson(tuple(ids[start : start + length]), 0) for start in starts]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some lessons on their way through the blocks."""
+
+    hidden: torch.Tensor
+    """What enters the block, (lessons, longest, features); the walk writes what leaves it into the same memory."""
+    real: torch.Tensor
+    """Which tokens are not padding, (lessons, longest), bool."""
+    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
+    """Per block, what it is called with besides: masks, positions."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One block in its turn."""
+
+    block: Any
+    layers: dict[str, Any]
+    """Its linear layers, named as in `linears`."""
+    index: int
+    batches: Sequence[Batch]
+
+    def outputs(self, batch: Batch) -> torch.Tensor:
+        """What leaves the block as it is now, (lessons, longest, features)."""
+        import torch
+
+        args, kwargs = batch.calls[self.index]
+        with torch.inference_mode():
+            out = self.block(batch.hidden, *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
+
+    def inputs(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Batch by batch, what enters each linear layer: real tokens only, (tokens, features).
+
+        Layers that read the same tensor (query, key and value) get the same object, so that work can be shared.
+        """
+        with inputs_of(self.layers) as latest:
+            for batch in self.batches:
+                self.outputs(batch)
+                yield _real_tokens(latest, batch.real)
+
+
+def _real_tokens(latest: dict[str, torch.Tensor], real: torch.Tensor) -> dict[str, torch.Tensor]:
+    whole = bool(real.all())
+    found: dict[int, torch.Tensor] = {}
+    for inputs in latest.values():
+        if id(inputs) not in found:
+            flat = inputs.flatten(0, -2)  # OPT's MLP sees the tokens of all lessons in one row after the other.
+            found[id(inputs)] = flat if whole else flat[real.flatten()]
+    return {name: found[id(inputs)] for name, inputs in latest.items()}
+
+
+def walk(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Visit]:
+    """Visit the blocks in order. What the visitor changes in a block is in force for the blocks after it."""
+    stack = blocks(model.module)
+    batches = [_entering(model, part, stack) for part in _parts(on)]
+    layers = linears(model.module)
+    for index, block in enumerate(stack):
+        own = {id(each) for each in block.modules()}
+        visit = Visit(block, {name: each for name, each in layers.items() if id(each) in own}, index, batches)
+        yield visit
+        if index < len(stack) - 1:
+            for batch in batches:
+                batch.hidden.copy_(visit.outputs(batch))
+        context.progress("calibration", (index + 1) / len(stack))
+
+
+def _entering(model: Model, part: Sequence[Lesson], stack: Any) -> Batch:
+    """What enters the first block, and what else each block is called with; no block is run."""
+    import torch
+
+    ids, seen, _ = tensors(part, model.tokenizer.pad_token_id)
+    entered: list[torch.Tensor] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def pass_on(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        entered.append(hidden)
+        calls.append((args, kwargs))
+        return hidden
+
+    for block in stack:
+        block.forward = pass_on
+    try:
+        with torch.inference_mode():
+            model.module.base_model(input_ids=ids, attention_mask=seen, use_cache=False)
+    finally:
+        for block in stack:
+            del block.forward  # The class has its own.
+    return Batch(entered[0].clone(), seen.bool(), calls)
+
+
+def _parts(on: Sequence[Lesson]) -> Iterator[Sequence[Lesson]]:
+    """Lessons of like length together."""
+    ordered = sorted(on, key=lambda lesson: len(lesson.ids))
+    for start in range(0, len(ordered), BATCH):
+        yield ordered[start : start + BATCH]
+
+
 def run(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[torch.Tensor]:
     """Forward passes over the sample; yields which tokens of each batch are real, (lessons, longest), bool."""
     import torch
 
-    ordered = sorted(on, key=lambda lesson: len(lesson.ids))
-    for start in range(0, len(ordered), BATCH):
-        ids, seen, _ = tensors(ordered[start : start + BATCH], model.tokenizer.pad_token_id)
+    done = 0
+    for part in _parts(on):
+        ids, seen, _ = tensors(part, model.tokenizer.pad_token_id)
         with torch.inference_mode():
-            model.module(input_ids=ids, attention_mask=seen, use_cache=False)
+            model.module.base_model(input_ids=ids, attention_mask=seen, use_cache=False)
         yield seen.bool()
-        context.progress("calibration", min(1.0, (start + BATCH) / len(ordered)))
+        done += len(part)
+        context.progress("calibration", done / len(on))
 
 
 @contextmanager
@@ -47,7 +172,7 @@ def inputs_of(layers: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
     latest: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda _module, args: latest.update({name: args[0].detach()})
+        return lambda _module, args: latest.update({name: args[0]})
 
     hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
     try:
@@ -64,9 +189,8 @@ def input_norms(model: Model, layers: dict[str, Any], context: Context, count: i
     squares: dict[str, torch.Tensor] = {}
     with inputs_of(layers) as latest:
         for real in run(model, sample(model, context, count), context):
-            for name, inputs in latest.items():
-                # OPT's MLP sees the tokens of all lessons in one row after the other.
-                summed = inputs.flatten(0, -2)[real.flatten()].float().square().sum(0)
+            for name, inputs in _real_tokens(latest, real).items():
+                summed = inputs.float().square().sum(0)
                 squares[name] = squares[name] + summed if name in squares else summed
     return {name: torch.sqrt(total) for name, total in squares.items()}
 

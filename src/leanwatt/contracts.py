@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -44,6 +44,8 @@ class Context:
     """The saved model that this step starts from."""
     max_steps: int | None = None
     """Most optimizer steps; None leaves it to the method's settings."""
+    stage: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Weighs a part of the step apart: `with context.stage("calibrate"): ...`."""
 
 
 class Step(ABC):
@@ -53,6 +55,10 @@ class Step(ABC):
     """Raise it when the method's output changes: artifacts made before are then made anew."""
     reads_data: ClassVar[bool] = False
     """True where `apply` looks at the examples: the cache then follows the data too."""
+
+    def files(self) -> Sequence[Path]:
+        """Files of the user's that `apply` reads, such as a text to calibrate on: the cache follows their content."""
+        return ()
 
     @abstractmethod
     def apply(self, model: Model, context: Context) -> Model:

@@ -18,7 +18,7 @@ from typing import Any
 
 from leanwatt import catalog
 from leanwatt.contracts import Context, Progress
-from leanwatt.errors import StoreError
+from leanwatt.errors import StoreError, StudyError
 from leanwatt.ledger import Ledger
 from leanwatt.measurement import Measurement
 from leanwatt.model import Model, load
@@ -54,8 +54,17 @@ def stage_keys(variant: Variant, base: Base) -> list[str]:
     for step in variant.recipe.steps:
         method = catalog.find(step.room, step.name)
         reads = [variant.data, variant.fold, variant.seed, variant.fidelity.steps] if method.reads_data else []
+        reads += [_content(path) for path in catalog.build(step).files()]
         keys.append(digest([keys[-1], asdict(step), method.version, reads]))
     return keys
+
+
+def _content(path: Path) -> str:
+    """Follows what is in a file of the user's. Raises StudyError where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class Maker:
             folder=self.folder,
             progress=self.progress,
             max_steps=self.variant.fidelity.steps,
+            stage=self.ledger.stage,
         )
 
     @staticmethod
