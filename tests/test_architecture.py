@@ -21,7 +21,7 @@ LAYERS = (
     # A file imports, when it is loaded, only from lines above its own, or from its own line and to its left.
     ("errors", "near", "network"),
     ("recipe", "measurement", "question", "source"),
-    ("record", "study", "machine"),
+    ("record", "study", "machine", "journal"),
     ("contracts",),
     ("prompt", "console", "metrics", "files", "data", "split", "survey", "model", "training", "calibration"),
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
@@ -32,7 +32,7 @@ LAYERS = (
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),
     ("charts", "sections", "page", "report"),
     ("answering", "export"),
-    ("jobs", "plan"),
+    ("idle", "windows", "jobs", "plan"),
     ("pipeline",),
     ("verbs",),
     ("cli", "__init__", "__main__"),

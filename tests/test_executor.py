@@ -160,6 +160,24 @@ def test_an_interrupt_ends_the_worker_too(everyone: bool, tmp_path: Path) -> Non
         os.kill(worker, 0)
 
 
+def test_a_parent_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
+    script, place = tmp_path / "script.py", tmp_path / "pid"
+    script.write_text(SCRIPT)
+    parent = subprocess.Popen([sys.executable, str(script), str(place)])
+    for _ in range(600):
+        if place.exists() and place.read_text():
+            break
+        time.sleep(0.05)
+    worker = Path(f"/proc/{place.read_text()}")
+    parent.kill()
+    parent.wait(timeout=30)
+    for _ in range(100):
+        if not worker.exists():
+            break
+        time.sleep(0.05)
+    assert not worker.exists()
+
+
 @pytest.mark.parametrize("after_seconds", [0.0, 0.05, 0.15, 0.3])
 def test_an_interrupt_while_the_worker_starts_is_one_traceback_of_the_parent(
     after_seconds: float, tmp_path: Path

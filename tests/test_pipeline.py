@@ -184,6 +184,54 @@ def test_folds_make_a_variant_each_and_test_every_row_once(tiny: dict[str, Any],
     assert len(set(tested)) == len(tested)
 
 
+def test_the_stages_of_a_job_add_up_to_it(tiny: dict[str, Any], tmp_path: Path) -> None:
+    flow = flow_of(tiny | {"baselines": ["tfidf"], "engine": "transformers"}, tmp_path)
+    ranking = flow.run()
+    records = flow.store.records()
+    assert {record.job for record in records} >= {"make", "grade", "weigh"}
+    for record in records:
+        assert record.whole is not None
+        assert record.spent[-1].stage == "unattributed"
+        assert sum(stage.seconds for stage in record.spent) == pytest.approx(record.whole.seconds)
+        assert sum(stage.cpu_seconds for stage in record.spent) == pytest.approx(record.whole.cpu_seconds)
+        assert record.spent[-1].seconds >= 0
+    assert ranking.totals.cpu_seconds == pytest.approx(sum(r.whole.cpu_seconds for r in records if r.whole))
+    by_stage = sum(took["cpu_seconds"] or 0.0 for took in ranking.totals.stages.values())
+    assert by_stage == pytest.approx(ranking.totals.cpu_seconds)
+    assert ranking.interrupted is None
+    assert not list((tmp_path / "journals").iterdir()), "a record has taken the journal's place"
+
+
+def test_a_worker_that_is_killed_still_tells_what_it_spent(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leanwatt.contracts import WorkerDied
+    from leanwatt.executor.local import Local
+    from leanwatt.journal import window
+    from leanwatt.meter.estimate import Estimate
+
+    def dies(self: Local, job: Any, items: Any) -> Any:
+        for item in items:
+            if job.job == "grade":
+                with Estimate().open() as read, window(read, "grade", job.journal):
+                    sum(i * i for i in range(10**6))
+                text = job.journal.read_text().splitlines()
+                job.journal.write_text("\n".join(text[:-1]).replace('"begin"', '"beat"'))
+                yield WorkerDied(item, "killed")
+            else:
+                yield job(item)
+
+    monkeypatch.setattr(Local, "run", dies)
+    flow = flow_of(tiny | {"baselines": [], "engine": "transformers"}, tmp_path)
+    flow.run()
+    died = [record for record in flow.store.records() if record.job == "grade"]
+    assert died
+    for record in died:
+        assert record.whole is not None and record.whole.flags == ("killed",)
+        assert [stage.stage for stage in record.spent] == ["unattributed"]
+    assert not list((tmp_path / "journals").iterdir())
+
+
 KILLED = """
 import sys, os
 from leanwatt import verbs
@@ -200,6 +248,14 @@ verbs.run(Study.parse(json.load(open(sys.argv[1]))), sys.argv[2], notice=notice)
 """
 
 
+LEFT = (
+    '{"event": "beat", "key": "1-2.5", "measurement": {"stage": "make", "seconds": 12.0, "cpu_seconds": 9.5, '
+    '"devices": {}, "idle_watts": {}, "answers": 0, "tokens_in": 0, "tokens_out": 0, "within": "", "reused": false, '
+    '"flags": []}}\n'
+)
+"""What a worker leaves that was killed in mid-job."""
+
+
 @pytest.mark.parametrize("after", [1, 4, 9])
 def test_a_killed_run_ends_with_the_same_records(tiny: dict[str, Any], tmp_path: Path, after: int) -> None:
     small = tiny | {"engine": "transformers", "baselines": ["tfidf"]}
@@ -212,7 +268,9 @@ def test_a_killed_run_ends_with_the_same_records(tiny: dict[str, Any], tmp_path:
     assert died.returncode == -signal.SIGKILL
     kept = {record.id for record in Store(tmp_path / "killed").records()}
     assert len(kept) == after, "no finished record is lost"
-    flow_of(small, tmp_path / "killed").run()
+    (tmp_path / "killed" / "journals" / "left.jsonl").write_text(LEFT, encoding="utf-8")
+    ranking = flow_of(small, tmp_path / "killed").run()
+    assert ranking.interrupted is not None and ranking.interrupted.cpu_seconds == 9.5
     assert {r.id for r in Store(tmp_path / "killed").records()} == {r.id for r in whole.store.records()}
 
 

@@ -6,7 +6,7 @@ import pytest
 from invented import CAUSES, PRIMARIES, Truth, World, world
 
 from leanwatt.errors import StudyError
-from leanwatt.measurement import Energy, Provenance
+from leanwatt.measurement import PREFILL, PREFILL_AND_DECODE, Energy, Measurement, Provenance
 from leanwatt.rank import next_candidates, rank
 from leanwatt.store import Store
 
@@ -464,3 +464,24 @@ def test_unlike_sets_of_examples_are_compared_on_those_that_both_have(usual):
     )
     entry = none.ranking(records=records).entry(usual.label("gptq"))
     assert entry.tasks["root_cause"].loss is None and entry.word == "cannot tell"
+
+
+def test_phases_are_differences_within_a_round_on_the_ranked_scale(usual, table):
+    records = []
+    for record in usual.records():
+        if record.job == "weigh" and not record.trial.is_baseline:
+            drift = 1 + 0.1 * record.round
+            stages = []
+            for stage, joules, new in ((PREFILL, 20.0, 10), (PREFILL_AND_DECODE, 84.0, 330)):
+                devices = {"package-0": energy(joules * drift)}
+                stages.append(Measurement(stage, 1.0, 1.0, devices, answers=10, tokens_in=1000, tokens_out=new))
+            record = replace(record, measurements=(*record.measurements, *stages))
+        records.append(record)
+    found = usual.ranking(records=records).entry(usual.label("gptq")).phases
+    rounds = usual.study.protocol.rounds
+    drifts = sum(1 + 0.1 * number for number in range(rounds)) / rounds
+    assert found.prefill.value == pytest.approx(20 / 1000 * drifts)
+    assert found.decode.value == pytest.approx((84 - 20) / 320 * drifts)
+    assert found.decode.low < found.decode.value < found.decode.high
+    assert (found.prompt_tokens, found.new_tokens, found.decode.repeats) == (100, 32, rounds)
+    assert table.entry(usual.label("gptq")).phases is None

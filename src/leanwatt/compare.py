@@ -51,6 +51,17 @@ def average(costs: Costs) -> Figure | None:
     return Figure(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
 
 
+def mean(costs: Costs) -> Figure | None:
+    """Arithmetic mean with a 95 % t-interval over rounds, for differences, which may fall below 0."""
+    rounds = _by_round(costs)
+    if not rounds:
+        return None
+    middle, half = _mean_and_half_width(rounds)
+    if half is None:
+        return Figure(middle, repeats=1)
+    return Figure(middle, middle - half, middle + half, len(rounds))
+
+
 def ratio(mine: Costs, other: Costs, allowance: float = RESOLUTION) -> Ratio | None:
     """My cost over the other's, paired in each window that both have; None where they share none."""
     logs = _by_round({window: math.log(mine[window] / other[window]) for window in mine.keys() & other.keys()})

@@ -8,7 +8,7 @@ from leanwatt.compare import average
 from leanwatt.evidence import Evidence, making
 from leanwatt.quality import Judge
 from leanwatt.ranking import Entry, TaskResult
-from leanwatt.spending import Weighed, Windows, costs, counted, idle_watts, load_cost, spending
+from leanwatt.spending import Weighed, Windows, costs, counted, idle_watts, load_cost, phases, spending
 from leanwatt.study import Study
 
 DAY_SECONDS = 86400
@@ -44,6 +44,7 @@ class Writer:
             is_complete=cost is not None,
             spending=spending(windows, self.weighed.scale, self._tasks) if cost else None,
             cost=cost,
+            phases=phases(line.phases(self.weighed.scale.machine), self.weighed.scale),
             quality=sum(result.quality.value for result in tasks.values()) / len(tasks) if whole else None,
             note=_note(facts),
             making=making(line.makings(), partial(counted, scale=self.weighed.scale)),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from leanwatt.compare import Window
 from leanwatt.errors import StudyError, not_among
-from leanwatt.measurement import Energy, Measurement, worst
+from leanwatt.measurement import PREFILL, PREFILL_AND_DECODE, Energy, Measurement, worst
 from leanwatt.ranking import Making
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record
@@ -72,6 +72,16 @@ class Evidence:
                 tasks = {m.stage.removeprefix(WEIGH): m for m in record.measurements if _is_answering(m)}
                 if tasks and record.machine.get("id") == machine:
                     found[Window(record.round, run.trial.variant.seed, run.trial.variant.fold)] = tasks
+        return found
+
+    def phases(self, machine: str | None) -> dict[Window, dict[str, Measurement]]:
+        """By round, seed and fold, then by stage: prefill, alone and with decoding, on that machine."""
+        found: dict[Window, dict[str, Measurement]] = {}
+        for run in self.runs:
+            for record in run.weighs:
+                stages = {m.stage: m for m in record.measurements if m.stage in (PREFILL, PREFILL_AND_DECODE)}
+                if len(stages) == 2 and record.machine.get("id") == machine:
+                    found[Window(record.round, run.trial.variant.seed, run.trial.variant.fold)] = stages
         return found
 
     def makings(self) -> list[Sequence[Measurement]]:
@@ -214,8 +224,8 @@ EnergyOf = Callable[[Measurement], Energy]
 
 
 def making(runs: Sequence[Sequence[Measurement]], energy_of: EnergyOf) -> Making | None:
-    """Mean over seeds and folds of what their stages took; None without a stage."""
-    stages = [stage for run in runs for stage in run]
+    """Mean over seeds and folds of what their stages took; None without a stage. Parts of stages count in these."""
+    stages = [stage for run in runs for stage in run if not stage.within]
     if not stages:
         return None
     part, energies = 1 / len(runs), [energy_of(stage) for stage in stages]
@@ -247,4 +257,4 @@ def _by_stage(stages: Sequence[Measurement], part: float, energy_of: EnergyOf) -
 
 def totals(records: Iterable[Record]) -> Making | None:
     """What the whole study took: all jobs and attempts, failed ones too; reused work was counted where it was done."""
-    return making([[m for record in records for m in record.measurements if not m.reused]], lambda m: m.total)
+    return making([[stage for record in records for stage in record.spent]], lambda m: m.total)

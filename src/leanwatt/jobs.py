@@ -5,12 +5,11 @@ This is the one place where a failure becomes data: what a failed stage spent is
 
 from __future__ import annotations
 
-import math
 import random
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,20 @@ from leanwatt import catalog, metrics
 from leanwatt.console import progress
 from leanwatt.contracts import Session, Task
 from leanwatt.errors import RefusedError, StoreError, UserError
+from leanwatt.journal import spent, window
 from leanwatt.ledger import Ledger
 from leanwatt.machine import describe, lease
-from leanwatt.measurement import is_stable, shortest_window_seconds
-from leanwatt.question import Example, Question, Score, Split
+from leanwatt.question import Example, Score, Split
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record, Status
 from leanwatt.study import Study
 from leanwatt.variants import Base, Maker, stage_keys
+from leanwatt.windows import fill, phases
 
 WEIGHED = 64
 """Fixed questions of each task that a weighing repeats: enough to mix short and long tickets."""
-WINDOWS = 3
-"""Most windows of one weighing; one is enough unless a sensor or a neighbour spoils it."""
 LEASE_SECONDS = 600.0
 """How long to wait for another job that weighs on this machine."""
-WARM_UP_SECONDS = 3.0
-"""Longest warm-up when the times do not settle."""
 CHECKED = 8
 """Prompts on which an engine's logits are compared with the reference engine's."""
 TOLERANCE = 0.25
@@ -93,6 +89,19 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What was seen of the machine before a round of weighing."""
+
+    flags: tuple[str, ...] = ()
+    """`contended`, `resumed`."""
+    idle_watts: Mapping[str, float] = field(default_factory=dict)
+    """By device; empty where no sensor is read."""
+
+
+UNWATCHED = Conditions()
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One job of one trial; calling it gives a record and its predictions."""
 
@@ -100,14 +109,15 @@ class Attempt:
     job: Job
     round: int = 0
     attempt: int = 0
-    flags: tuple[str, ...] = ()
-    """Of the round: `contended`, `resumed`."""
+    conditions: Conditions = UNWATCHED
+    journal: Path | None = None
+    """Where to write down what is spent as it is spent, for the case that the worker dies."""
 
     def __call__(self, trial: Trial) -> tuple[Record, Rows]:
         """Do the job; failures and refusals are records too. StoreError stops the study."""
         found, status, error = Found(), "done", None
-        with catalog.build(self.bench.study.meter).open() as read:
-            ledger = Ledger(read)
+        with catalog.build(self.bench.study.meter).open() as read, window(read, self.job, self.journal) as whole:
+            ledger = Ledger(read, idle_watts=self.conditions.idle_watts)
             try:
                 _JOBS[self.job](self.bench, trial, ledger, found)
             except RefusedError as refusal:
@@ -116,7 +126,8 @@ class Attempt:
                 raise
             except Exception as failure:  # The one place where a failure becomes data: the study goes on.
                 status, error = "failed", f"{_short(failure)}\n{traceback.format_exc()}"
-        return self._record(trial, found, ledger, status, error), found.rows
+        record = self._record(trial, found, ledger, status, error)
+        return replace(record, whole=whole.measurement), found.rows
 
     def _record(self, trial: Trial, found: Found, ledger: Ledger, status: Any, error: str | None) -> Record:
         checked: Status = status
@@ -129,15 +140,25 @@ class Attempt:
             measurements=tuple(ledger.measurements),
             metrics=found.metrics,
             artifact=found.artifact,
-            facts={**found.facts, "flags": list(self.flags)},
+            facts={**found.facts, "flags": list(self.conditions.flags)},
             machine=describe(),
             error=error,
         )
 
 
 def died(attempt: Attempt, trial: Trial, reason: str) -> Record:
-    """The record of a worker that ended without an answer; what it spent is unknown, and so absent."""
-    return Record(attempt.job, trial, "failed", attempt.round, attempt.attempt, machine=describe(), error=reason)
+    """The record of a worker that ended without an answer: what it had spent by its last heartbeat is a lower bound."""
+    known = spent(attempt.journal) if attempt.journal else []
+    return Record(
+        job=attempt.job,
+        trial=trial,
+        status="failed",
+        round=attempt.round,
+        attempt=attempt.attempt,
+        whole=known[-1] if known else None,
+        machine=describe(),
+        error=reason,
+    )
 
 
 def _make(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
@@ -173,30 +194,15 @@ def _answer_split(bench: Bench, trial: Trial, ledger: Ledger, found: Found, spli
 def _weigh(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
     """Answer fixed questions at natural stopping, warmed up; the packages belong to this job meanwhile."""
     with lease("packages", wait_seconds=LEASE_SECONDS):
+        shortest = bench.study.protocol.window_seconds
+        apart = bench.study.protocol.phases and not trial.is_baseline
         for task, session in _sessions(bench, trial, ledger, found, check=False):
             questions = [e.question for e in bench.chosen(task, trial, "validation")[:WEIGHED]]
-            passes = _warmed_up(bench, session, questions, Ledger(ledger.read))
-            for _ in range(WINDOWS):
-                with ledger.stage(f"weigh/{task}") as tally:
-                    for _ in range(passes):
-                        tally.add(list(session.answer(questions)))
-                if not ledger.measurements[-1].is_spoiled:
-                    break
-                ledger.rename_last(f"spoiled/{task}")  # Kept and charged, and not averaged in.
-            else:
-                ledger.rename_last(f"weigh/{task}")  # No better one was to be had; its flags go with it.
-
-
-def _warmed_up(bench: Bench, session: Session, questions: list[Question], warm_up: Ledger) -> int:
-    """Answer until the times settle; how many passes then fill a window no shorter than the sensors allow."""
-    times: list[float] = []
-    while sum(times) < WARM_UP_SECONDS and not is_stable(times, last=3, variation=0.05):
-        with warm_up.stage("warm-up"):
-            session.answer(questions)
-        times.append(warm_up.measurements[-1].seconds)
-    periods = [energy.period_seconds or 0.0 for energy in warm_up.measurements[-1].devices.values()]
-    window = max(bench.study.protocol.window_seconds, *map(shortest_window_seconds, periods), 0.0)
-    return max(1, math.ceil(window / times[-1]))
+            fill(session, questions, ledger, f"weigh/{task}", shortest)
+            if apart:
+                for stage, fixed in phases(questions, trial.batch).items():
+                    fill(session, fixed, ledger, stage, shortest)
+                apart = False  # One task's prompts are as good as another's.
 
 
 _JOBS: Mapping[Job, Any] = {"make": _make, "grade": _grade, "weigh": _weigh, "confirm": _confirm}

@@ -1,6 +1,6 @@
 """The ledger of a job: what each of its stages cost, kept even when the stage fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -29,17 +29,26 @@ class Ledger:
 
     read: Callable[[], Reading]
     measurements: list[Measurement] = field(default_factory=list)
+    idle_watts: Mapping[str, float] = field(default_factory=dict)
+    """Per device, read in the same round."""
+    _open: list[str] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Tally]:
-        """Measure what the block inside spends, even if it fails: its joules are gone all the same."""
+        """Measure what the block inside spends, even if it fails: its joules are gone all the same.
+
+        A stage inside a stage is a part of it (`within`).
+        """
         tally, begin = Tally(), self.read()
+        within = self._open[-1] if self._open else ""
+        self._open.append(name)
         try:
             yield tally
         finally:
+            self._open.pop()
             spent = Measurement.between(name, begin, self.read())
             counted = replace(spent, answers=tally.answers, tokens_in=tally.tokens_in, tokens_out=tally.tokens_out)
-            self.measurements.append(counted)
+            self.measurements.append(replace(counted, within=within, idle_watts=self.idle_watts))
 
     def rename_last(self, name: str) -> None:
         """Give the latest measurement another stage."""

@@ -11,6 +11,10 @@ Scope = Literal["package", "dram", "gpu", "node", "memory"]
 
 FULL_COVERAGE = 0.99
 """Seen for less of the time than this, a figure is incomplete."""
+UNATTRIBUTED = "unattributed"
+"""The stage that holds what the named stages of a job leave over: imports, reading data, saving."""
+PREFILL, PREFILL_AND_DECODE = "phase/prefill", "phase/prefill and decode"
+"""Stages that answer with one new token, and with more, at fixed lengths: their difference is decoding."""
 PERIODS_PER_WINDOW = 50
 """A window of so many sensor periods is off by 2 % at most, whatever its phase (docs/energy.md)."""
 CONTENDED_SHARE = 0.05
@@ -203,6 +207,8 @@ class Measurement:
     answers: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    within: str = ""
+    """The stage that this one is a part of; empty for the stages of a job, which add up to it."""
     reused: bool = False
     """Spent by an earlier trial that made the same thing; study totals leave it out."""
     flags: tuple[str, ...] = ()
@@ -215,6 +221,18 @@ class Measurement:
         spent = {name: Energy.between(begin.devices[name], end.devices[name], seconds) for name in devices}
         flags = ("contended",) if _contended(begin, end) else ()
         return cls(stage, seconds, end.cpu_seconds - begin.cpu_seconds, spent, flags=flags)
+
+    def rest(self, parts: Sequence["Measurement"]) -> "Measurement":
+        """What of this stage its parts do not account for; a device that is unknown in one of them is absent."""
+        devices = {}
+        for name, energy in self.devices.items():
+            known = [part.devices.get(name, Energy(None)) for part in parts]
+            joules = unattributed(energy, known)
+            if joules is not None:
+                devices[name] = replace(energy, joules=joules, lower=None, upper=None)
+        seconds = self.seconds - math.fsum(part.seconds for part in parts)
+        cpu_seconds = self.cpu_seconds - math.fsum(part.cpu_seconds for part in parts)
+        return Measurement(UNATTRIBUTED, seconds, cpu_seconds, devices)
 
     @property
     def is_spoiled(self) -> bool:

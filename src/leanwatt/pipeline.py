@@ -5,15 +5,16 @@ Every job runs through the executor and ends in a record, so a run that was kill
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from leanwatt import catalog
 from leanwatt.contracts import Executor, Search, WorkerDied
 from leanwatt.errors import StudyError
-from leanwatt.jobs import Attempt, Bench, died
+from leanwatt.idle import idle_watts
+from leanwatt.jobs import UNWATCHED, Attempt, Bench, Conditions, died
 from leanwatt.machine import quiet
-from leanwatt.rank import rank
+from leanwatt.rank import rank, with_interrupted
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record, record_id
@@ -61,7 +62,8 @@ class Flow:
         """What the records say so far."""
         primaries = {name: task.primary for name, task in self.bench.tasks.items()}
         data = self.space[0].variant.data
-        return rank(self.bench.study, primaries, self.store.records(), self.store.rows, data)
+        found = rank(self.bench.study, primaries, self.store.records(), self.store.rows, data)
+        return with_interrupted(found, self.store.interrupted())
 
     def _missing_trials(self) -> Iterator[Trial]:
         """One wanted trial after the other; the search is asked again after each, since it may change its mind."""
@@ -86,7 +88,11 @@ class Flow:
         missing = [trial for trial in order if not self._has("weigh", trial, number)]
         if missing:
             flags = {"resumed": len(missing) < len(order), "contended": quiet(1.0).is_quiet is False}
-            self._do("weigh", missing, number, tuple(flag for flag, is_so in flags.items() if is_so))
+            conditions = Conditions(tuple(flag for flag, is_so in flags.items() if is_so), self._idle_watts())
+            self._do("weigh", missing, number, conditions)
+
+    def _idle_watts(self) -> Mapping[str, float]:
+        return idle_watts(catalog.build(self.bench.study.meter), self.bench.study.protocol.idle_seconds)
 
     def _confirm(self) -> Ranking:
         """The reference, the baselines and one candidate after the other meet the test split, until one holds."""
@@ -99,16 +105,20 @@ class Flow:
             ranking = self.ranking()
         return ranking
 
-    def _do(self, job: Job, trials: Iterable[Trial], number: int = 0, flags: tuple[str, ...] = ()) -> None:
+    def _do(self, job: Job, trials: Iterable[Trial], number: int = 0, conditions: Conditions = UNWATCHED) -> None:
         executor: Executor = catalog.build(self.bench.study.executor)
         for trial in trials:
             if self._has(job, trial, number):
                 continue
-            attempt = Attempt(self.bench, job, number, self._attempts(job, trial, number), flags)
+            tried = self._attempts(job, trial, number)
+            journal = self.store.journal(record_id(job, trial, number, tried))
+            attempt = Attempt(self.bench, job, number, tried, conditions, journal)
             for outcome in executor.run(attempt, [trial]):
                 is_dead = isinstance(outcome, WorkerDied)
                 record, rows = (died(attempt, trial, outcome.reason), []) if is_dead else outcome
-                self.notice(self.store.add(record, rows))
+                kept = self.store.add(record, rows)
+                journal.unlink(missing_ok=True)  # The record has it now.
+                self.notice(kept)
 
     def _attempts(self, job: Job, trial: Trial, number: int = 0) -> int:
         """How often this was tried."""

@@ -35,6 +35,8 @@ class Generate:
     limit: int
     """Most new tokens."""
     stop: tuple[str, ...] = ()
+    at_least: int = 0
+    """Fewest new tokens: before, the end of text is never chosen and no stop string ends the answer."""
 
 
 @dataclass(frozen=True)

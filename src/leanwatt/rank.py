@@ -10,10 +10,10 @@ from dataclasses import replace
 from leanwatt.caveats import caveats
 from leanwatt.compare import Line, best_over
 from leanwatt.entry import Writer
-from leanwatt.evidence import Gathered, gather, totals
+from leanwatt.evidence import Gathered, gather, making, totals
 from leanwatt.factors import factors
 from leanwatt.least_form import turned_by, winner, with_least_form
-from leanwatt.measurement import Provenance
+from leanwatt.measurement import Measurement, Provenance
 from leanwatt.quality import Judge, RowsOf
 from leanwatt.ranking import Entry, Making, Ranking, Segment
 from leanwatt.record import Record
@@ -22,7 +22,7 @@ from leanwatt.standing import Standing, by_cost
 from leanwatt.study import Study
 from leanwatt.sweet_spot import candidates, next_candidates, sweet_spot
 
-__all__ = ["next_candidates", "rank"]
+__all__ = ["next_candidates", "rank", "with_interrupted"]
 
 JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600
@@ -53,6 +53,11 @@ def rank(
     draft = replace(draft, order_of_candidates=candidates(draft))
     draft = replace(draft, sweet_spot=sweet_spot(draft, standing.ratio))
     return replace(draft, caveats=caveats(draft, gathered))
+
+
+def with_interrupted(ranking: Ranking, spent: Sequence[Measurement]) -> Ranking:
+    """The ranking, told what jobs spent that were stopped from outside."""
+    return replace(ranking, interrupted=making([spent], lambda measurement: measurement.total))
 
 
 def _draft(study: Study, gathered: Gathered, standing: Standing) -> Ranking:

@@ -74,6 +74,20 @@ class Spending:
 
 
 @dataclass(frozen=True)
+class Phases:
+    """What a token takes to read and to write, at fixed lengths, in the unit that is ranked."""
+
+    prefill: Figure
+    """Per prompt token; one new token per prompt is in it."""
+    decode: Figure
+    """Per new token after the first."""
+    prompt_tokens: float
+    """Per prompt."""
+    new_tokens: float
+    """Per answer, after the first."""
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """One variant on one task."""
 
@@ -148,6 +162,8 @@ class Entry:
     """Per ticket: one answer to every task; None unless complete."""
     cost: Figure | None = None
     """Per ticket, in the unit that is ranked."""
+    phases: Phases | None = None
+    """None where they were not weighed apart."""
     quality: float | None = None
     """Mean of the primary metrics; None unless every task was done."""
     phi: float | None = None
@@ -276,6 +292,8 @@ class Ranking:
     """Of the whole study: every job and attempt, shared work once."""
     machine: Mapping[str, Any]
     caveats: tuple[str, ...]
+    interrupted: Making | None = None
+    """What jobs spent that were stopped from outside and left no record; not in the totals."""
     load: Mapping[str, Any] = field(default_factory=dict)
 
     def entry(self, label: str) -> Entry:

@@ -25,6 +25,10 @@ class Record:
     """Of weighing; 0 for the other jobs."""
     attempt: int = 0
     measurements: tuple[Measurement, ...] = ()
+    """Of its stages."""
+    whole: Measurement | None = None
+    """Of the whole job in its process: the stages, and what lies between them. Of a worker that was killed, up to its
+    last heartbeat."""
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By task, then by metric. Intervals are computed from the predictions when ranking."""
     artifact: str | None = None
@@ -42,6 +46,12 @@ class Record:
     def id(self) -> str:
         """Same job, same id, on every run: a killed study that is run again ends with the same ids."""
         return record_id(self.job, self.trial, self.round, self.attempt)
+
+    @property
+    def spent(self) -> list[Measurement]:
+        """What this job itself spent, stage by stage, and last what no stage names: parts that add up to the whole."""
+        stages = [each for each in self.measurements if not each.reused and not each.within]
+        return [*stages, self.whole.rest(stages)] if self.whole is not None else stages
 
     def again(self, attempt: int) -> "Record":
         """The same record as a later attempt; the earlier one stays."""

@@ -39,7 +39,9 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _quality(ranking),
         Section("Cost against quality", (_FRONT,), chart="front") if ranking.leader else None,
         _serving(ranking),
+        _phases(ranking),
         _making(ranking),
+        _study(ranking),
         _weights(ranking),
         _prices(ranking),
         Section("The saving taken apart", (_FACTORS,), items=tuple(_factors(ranking))),
@@ -174,6 +176,21 @@ def _serving(ranking: Ranking) -> Section:
     return Section("What a ticket takes", (text,), Grid(head, rows))
 
 
+def _phases(ranking: Ranking) -> Section:
+    names, unit = short_names(ranking), ranking.scale.symbol
+    head = ("variant", f"{unit} per prompt token", f"{unit} per new token", "prompt tokens", "new tokens")
+    rows = tuple(
+        (names[entry.label], figure(p.prefill), figure(p.decode), number(p.prompt_tokens), number(p.new_tokens))
+        for entry in ranking.entries
+        if (p := entry.phases) is not None
+    )
+    text = (
+        "Reading the prompt and writing the answer apart, at the same fixed lengths for all: what writing takes is the "
+        "difference of two windows of the same round. The ranking above is at natural stopping instead."
+    )
+    return Section("Prefill and decode", (text,), Grid(head, rows))
+
+
 def _megabytes(size: int | None) -> str:
     return "-" if size is None else number(size / 1e6)
 
@@ -193,13 +210,32 @@ def _making(ranking: Ranking) -> Section:
         if entry.making is not None
     )
     total = ranking.totals
-    text = (
+    text: tuple[str, ...] = (
         "Shared work is charged to each variant that rests on it. `tickets to pay back`: what making it took beyond "
         "the reference, over what it saves per ticket.",
         f"The whole study took {number(total.cpu_seconds)} CPU-seconds and {_or_dash(total.joules)} J "
         f"({total.provenance}; unknown for {number(total.unknown_seconds)} s of it), shared work counted once.",
     )
+    if ranking.interrupted:
+        lost = ranking.interrupted
+        text += (
+            f"Jobs that were stopped from outside took {number(lost.cpu_seconds)} CPU-seconds and "
+            f"{_or_dash(lost.joules)} J besides ({lost.provenance}).",
+        )
     return Section("What making it took", text, Grid(head, rows), chart="stages" if rows else None)
+
+
+def _study(ranking: Ranking) -> Section:
+    """All jobs together, stage by stage; the parts add up to the totals."""
+    rows = tuple(
+        (stage, *(_or_dash(took[what]) for what in ("seconds", "cpu_seconds", "joules")))
+        for stage, took in ranking.totals.stages.items()
+    )
+    text = (
+        "All jobs together, failed ones too, shared work counted once. `unattributed` is what no stage names: starting "
+        "a process, reading data, warming up, saving."
+    )
+    return Section("Where the study's energy went", (text,), Grid(("stage", "seconds", "CPU-seconds", "joules"), rows))
 
 
 def _spent(making: Making) -> tuple[str, ...]:

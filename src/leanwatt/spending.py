@@ -4,11 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
-from leanwatt.compare import Costs, Window, average
+from leanwatt.compare import Costs, Window, average, mean
 from leanwatt.evidence import Evidence
-from leanwatt.measurement import Energy, Measurement, Provenance, total, worst
-from leanwatt.ranking import Scale, Spending
+from leanwatt.measurement import PREFILL, PREFILL_AND_DECODE, Energy, Measurement, Provenance, total, worst
+from leanwatt.ranking import Phases, Scale, Spending
 
 RANKABLE = (Provenance.MEASURED, Provenance.INTEGRATED)
 """Good enough to rank joules: a sensor, read without gaps."""
@@ -197,6 +198,27 @@ def spending(windows: Windows, scale: Scale, tasks: Sequence[str]) -> Spending |
         net_joules=_mean(_each(held, lambda m: _net_joules(m, scale))),
         tokens_out=sum(m.tokens_out / m.answers for ms in held.values() for m in ms) / len(held),
     )
+
+
+def phases(windows: Windows, scale: Scale) -> Phases | None:
+    """Reading and writing apart, per token; None where they were not weighed, or not on this scale."""
+    held = [(w, stages[PREFILL], stages[PREFILL_AND_DECODE]) for w, stages in windows.items()]
+    known = [(w, first, both) for w, first, both in held if _is_known(first, scale) and _is_known(both, scale)]
+    if not known:
+        return None
+    prompt_tokens = [first.tokens_in / first.answers for _, first, _ in known]
+    new_tokens = [both.tokens_out / both.answers - 1 for _, _, both in known]
+    prefill = {w: _cost(first, scale) / tokens for (w, first, _), tokens in zip(known, prompt_tokens, strict=True)}
+    decode = {
+        w: (_cost(both, scale) - _cost(first, scale)) / tokens
+        for (w, first, both), tokens in zip(known, new_tokens, strict=True)
+    }
+    read, written = mean(prefill), mean(decode)
+    return Phases(read, written, fmean(prompt_tokens), fmean(new_tokens)) if read and written else None
+
+
+def _is_known(measurement: Measurement, scale: Scale) -> bool:
+    return scale.unit == "cpu_seconds" or counted(measurement, scale).joules is not None
 
 
 def _each(held: Mapping[Window, Sequence[Measurement]], what: Callable[[Measurement], float | None]) -> Costs:

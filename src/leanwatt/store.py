@@ -8,21 +8,25 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from leanwatt.errors import StoreError
+from leanwatt.journal import spent
+from leanwatt.measurement import Measurement
 from leanwatt.record import SCHEMA_VERSION, Record
 
 
 class Store:
-    """A study's folder: `records/`, `predictions/`, `variants/`; every file is renamed into place."""
+    """A study's folder: `records/`, `predictions/`, `variants/`, `journals/`; every file is renamed into place."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.variants = folder / "variants"
         self._records = folder / "records"
         self._predictions = folder / "predictions"
+        self._journals = folder / "journals"
         try:
-            for each in (self.variants, self._records, self._predictions):
+            for each in (self.variants, self._records, self._predictions, self._journals):
                 each.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
@@ -60,6 +64,14 @@ class Store:
 
         frame = pandas.read_parquet(self.folder / record.predictions)
         return frame.to_dict("records")  # type: ignore[return-value]
+
+    def journal(self, record_id: str) -> Path:
+        """A new place for a job to write down what it spends; to be removed once its record is kept."""
+        return self._journals / f"{record_id}.{uuid4().hex[:8]}.jsonl"
+
+    def interrupted(self) -> list[Measurement]:
+        """What jobs spent that never came to a record, because they were stopped from outside; or run right now."""
+        return [each for path in sorted(self._journals.glob("*.jsonl")) for each in spent(path)]
 
     @cached_property
     def _adapter(self) -> Any:

@@ -29,10 +29,14 @@ class Protocol:
     confirm_examples: int | None = None
     """The same for the test split."""
     confirm_generations: int | None = None
+    idle_seconds: float = 10.0
+    """How long the idle machine is watched before each round, where there is a sensor to watch."""
+    phases: bool = False
+    """Weigh prefill and decode apart too, at fixed lengths."""
 
 
 PROTOCOLS = {
-    "ranked": Protocol("ranked", rounds=5, window_seconds=10.0),
+    "ranked": Protocol("ranked", rounds=5, window_seconds=10.0, phases=True),
     "quick": Protocol("quick", 3, 1.0, examples=1500, generations=200, confirm_examples=None, confirm_generations=400),
 }
 

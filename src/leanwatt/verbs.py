@@ -65,6 +65,7 @@ def rank(study: Study | str | Path, out: str | Path | None = None) -> Ranking:
     """What the records of a study say; nothing runs."""
     from leanwatt import catalog
     from leanwatt.rank import rank as ranked
+    from leanwatt.rank import with_interrupted
 
     asked = read(study)
     store = store_of(asked, out)
@@ -72,7 +73,7 @@ def rank(study: Study | str | Path, out: str | Path | None = None) -> Ranking:
     records = store.records()
     if not records:
         raise StudyError(f"{store.folder}: holds no records yet. Run the study first: leanwatt run.")
-    return ranked(asked, primaries, records, store.rows)
+    return with_interrupted(ranked(asked, primaries, records, store.rows), store.interrupted())
 
 
 def report(study: Study | str | Path, out: str | Path | None = None) -> list[Path]:

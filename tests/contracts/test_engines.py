@@ -1,6 +1,7 @@
 """One suite for every engine: the same answers as the reference, whatever the batch, at every kind of question."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_generation_is_greedy_search(engine: str, family: str, saved: Callable[[
         expected = tokenizer.decode(ids[inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         assert answer.text == expected
         assert 1 <= answer.tokens_out <= 10
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_answer_can_be_made_to_go_on(engine: str, saved: Callable[[str], Path]) -> None:
+    with opened(engine, saved("llama"), 3) as session:
+        free = session.answer([Generate(prompt, 30) for prompt in PROMPTS])
+        made = session.answer([Generate(prompt, 30, stop=("\n",), at_least=30) for prompt in PROMPTS])
+        mixed = session.answer(
+            [Generate(PROMPTS[0], 30, at_least=30), Generate(PROMPTS[1], 30), Generate(PROMPTS[2], 2)]
+        )
+    assert [answer.tokens_out for answer in made] == [30, 30, 30]
+    assert mixed[0] == replace(made[0], seconds_to_first_token=mixed[0].seconds_to_first_token)
+    assert mixed[1].text == free[1].text
+    assert mixed[2].tokens_out <= 2
 
 
 @pytest.mark.parametrize("engine", ENGINES)

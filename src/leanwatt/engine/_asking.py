@@ -105,7 +105,8 @@ class Asking:
         open_rows = set(range(len(questions)))
         seen, at = mask[:, -1:], positions[:, -1:]
         while open_rows:
-            chosen = logits.argmax(-1)
+            must_go_on = [len(written[row]) < question.at_least for row, question in enumerate(questions)]
+            chosen = self._likeliest(logits, must_go_on)
             for row in sorted(open_rows):
                 written[row].append(int(chosen[row]))
                 if self._is_over(written[row], questions[row]):
@@ -118,7 +119,17 @@ class Asking:
             text = _until_stop(self.encoder.text(_without(tokens, self.encoder.end)), question.stop)
             yield Answer(text, (), len(each.ids), len(tokens), took, each.truncated)
 
+    def _likeliest(self, logits: Array, must_go_on: Sequence[bool]) -> Array:
+        """The next token of each row; not the end of text where the answer must go on."""
+        if not any(must_go_on):
+            return np.asarray(logits.argmax(-1))
+        open_ended = logits.copy()
+        open_ended[np.array(must_go_on), self.encoder.end] = -np.inf
+        return np.asarray(open_ended.argmax(-1))
+
     def _is_over(self, tokens: list[int], question: Generate) -> bool:
+        if len(tokens) < question.at_least:
+            return False
         if tokens[-1] == self.encoder.end or len(tokens) >= question.limit:
             return True
         return bool(question.stop) and any(stop in self.encoder.text(tokens) for stop in question.stop)

@@ -1,12 +1,14 @@
 """One job after another on this machine, each in a fresh process: a crash harms nothing else, and memory comes back."""
 
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, final
 
 from leanwatt.contracts import Executor, WorkerDied
@@ -71,12 +73,21 @@ class _Raised:
 def _work(send: Connection, job: Callable[[Any], Any], item: Any) -> None:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        threading.Thread(target=_end_with_parent, name="leanwatt-parent", daemon=True).start()
         send.send(job(item))
     except KeyboardInterrupt:
         return  # The parent was interrupted too, and says so.
     except Exception as error:  # Crosses to the parent, and is raised there.
         send.send(_Raised(_picklable(error)))
     send.close()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its worker, which would go on spending and hold the lease."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _picklable(error: Exception) -> Exception:

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
-
-from leanwatt.measurement import Measurement, Provenance
-from leanwatt.meter._journal import unclosed, window
-from leanwatt.meter._reader import sampling
 from meter.test_reader import Steady
+
+from leanwatt.journal import spent, window
+from leanwatt.measurement import Measurement, Provenance
+from leanwatt.meter._reader import sampling
 
 PROGRAM = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from meter.test_reader import Steady
-from leanwatt.meter._journal import window
+from leanwatt.journal import window
 from leanwatt.meter._reader import sampling
 with sampling([Steady()]) as read, window(read, "finetune", Path(sys.argv[2])):
     print("open", flush=True)
@@ -36,7 +36,7 @@ def closed(path: Path, beat_seconds: float = 1.0, seconds: float = 0.05) -> Meas
 
 def test_row_26_a_kill_loses_at_most_a_second_of_energy(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(Path(__file__).parents[1]), str(path)]
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(Path(__file__).parent), str(path)]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert program.stdout is not None and program.stdout.readline() == "open\n"
     opened = time.monotonic()
@@ -44,7 +44,7 @@ def test_row_26_a_kill_loses_at_most_a_second_of_energy(tmp_path: Path) -> None:
     program.kill()
     truth = 100 * (time.monotonic() - opened)
     program.communicate(timeout=30)
-    [found] = unclosed(path)
+    [found] = spent(path)
     assert found.stage == "finetune"
     assert found.total.joules is not None and truth - 120 <= found.total.joules <= truth + 10
     assert found.total.provenance is Provenance.INCOMPLETE
@@ -59,7 +59,7 @@ def test_row_27_an_exception_closes_the_window(tmp_path: Path) -> None:
             time.sleep(0.01)
             raise KeyError
         assert opened.measurement is not None and opened.measurement.total.joules
-    assert unclosed(path) == []
+    assert spent(path) == [opened.measurement]
 
 
 def test_row_30_a_journal_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
@@ -76,23 +76,25 @@ def test_row_50_a_cut_off_last_line_leaves_the_others_readable(tmp_path: Path) -
     events = [json.loads(line)["event"] for line in lines]
     assert events[0] == "begin" and events[-1] == "end" and events.count("beat") >= 2
     path.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
-    [found] = unclosed(path)
+    [found] = spent(path)
     assert found.stage == "grade"
+    assert found.flags == ("killed",)
     path.write_text("\n".join(["[]", "nonsense", *lines]))
-    assert unclosed(path) == []
+    [found] = spent(path)
+    assert found.flags == ()
 
 
 def test_a_kill_before_the_first_heartbeat_is_unknown_and_not_zero(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     closed(path)
     path.write_text(path.read_text().splitlines()[0])
-    [found] = unclosed(path)
+    [found] = spent(path)
     assert found.total.joules is None
     assert found.flags == ("killed",)
 
 
 def test_no_journal_has_no_windows(tmp_path: Path) -> None:
-    assert unclosed(tmp_path / "journal.jsonl") == []
+    assert spent(tmp_path / "journal.jsonl") == []
 
 
 def test_any_meter_can_be_watched(tmp_path: Path) -> None:

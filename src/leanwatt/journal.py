@@ -1,4 +1,4 @@
-"""A journal of open windows, so that a killed run still tells what it spent: at most one heartbeat is lost.
+"""A journal of open windows, so that a killed job still tells what it spent: at most one heartbeat is lost.
 
 One JSON object a line: `begin`, `beat` (about each second) and `end`, each with the measurement so far. A journal that
 cannot be written never stops the run: the window is flagged `journal_lost`.
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from leanwatt.measurement import Energy, Measurement, Provenance, Reading, worst
-from leanwatt.meter._reader import Reader
 
 BEAT_SECONDS: Final = 1.0
 
@@ -31,12 +30,14 @@ class Window:
 
 @dataclass
 class _Journal:
-    path: Path
+    path: Path | None
     key: str
     is_lost: bool = False
 
     def write(self, event: str, measurement: Measurement, *, to_disk: bool = False) -> None:
         """One line, whole or not at all as far as other writers can see; an error is remembered, not raised."""
+        if self.path is None:
+            return
         line = json.dumps({"event": event, "key": self.key, "measurement": asdict(measurement)}) + "\n"
         try:
             with self.path.open("ab", buffering=0) as file:
@@ -48,42 +49,59 @@ class _Journal:
 
 
 @contextmanager
-def window(read: Callable[[], Reading], stage: str, path: Path, beat_seconds: float = BEAT_SECONDS) -> Iterator[Window]:
-    """Weigh what happens inside, and write it to the journal as it goes. An exception closes the window too."""
+def window(
+    read: Callable[[], Reading], stage: str, path: Path | None, beat_seconds: float = BEAT_SECONDS
+) -> Iterator[Window]:
+    """Weigh what happens inside, and write it to the journal as it goes. An exception closes the window too.
+
+    Heartbeats need a meter that can be glanced at (`read.glance`); a recorded run, for one, cannot be.
+    No path, no journal.
+    """
     opened = Window(stage, read())
     journal = _Journal(path, f"{os.getpid()}-{opened.begin.at_seconds:.6f}")
     journal.write("begin", Measurement.between(stage, opened.begin, opened.begin))
-    glance = read.glance if isinstance(read, Reader) else read
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(beat_seconds):
-            journal.write("beat", Measurement.between(stage, opened.begin, glance()))
-
-    thread = threading.Thread(target=beat, name="leanwatt-journal", daemon=True)
-    thread.start()
     try:
-        yield opened
+        with _beating(journal, opened, getattr(read, "glance", None), beat_seconds):
+            yield opened
     finally:
-        stop.set()
-        thread.join()
         measurement = Measurement.between(stage, opened.begin, read())
         journal.write("end", measurement, to_disk=True)
         lost = (*measurement.flags, "journal_lost") if journal.is_lost else measurement.flags
         opened.measurement = replace(measurement, flags=lost)
 
 
-def unclosed(path: Path) -> list[Measurement]:
-    """What the windows that were never closed had spent by their last heartbeat: lower bounds, flagged `killed`.
+@contextmanager
+def _beating(
+    journal: _Journal, opened: Window, glance: Callable[[], Reading] | None, beat_seconds: float
+) -> Iterator[None]:
+    """Heartbeats on a thread of their own, as long as the context lasts."""
+    if glance is None:
+        yield
+        return
+    stop = threading.Event()
 
-    Lines that are cut off or garbled are passed over. No journal, no windows.
+    def beat() -> None:
+        while not stop.wait(beat_seconds):
+            journal.write("beat", Measurement.between(opened.stage, opened.begin, glance()))
+
+    thread = threading.Thread(target=beat, name="leanwatt-journal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def spent(path: Path) -> list[Measurement]:
+    """What each window of a journal spent.
+
+    One that was never closed is known up to its last heartbeat: a lower bound, flagged `killed`. Lines that are cut
+    off or garbled are passed over. No journal, no windows.
     """
-    open_windows: dict[str, Measurement] = {}
-    for entry in _entries(path):
-        open_windows[entry["key"]] = _measurement(entry["measurement"])
-        if entry["event"] == "end":
-            del open_windows[entry["key"]]
-    return [_incomplete(each) for each in open_windows.values()]
+    latest = {entry["key"]: entry for entry in _entries(path)}
+    found = [(entry["event"] == "end", _measurement(entry["measurement"])) for entry in latest.values()]
+    return [measurement if is_closed else _incomplete(measurement) for is_closed, measurement in found]
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
