@@ -467,16 +467,14 @@ def test_unlike_sets_of_examples_are_compared_on_those_that_both_have(usual):
 
 
 def test_phases_are_differences_within_a_round_on_the_ranked_scale(usual, table):
-    records = []
-    for record in usual.records():
-        if record.job == "weigh" and not record.trial.is_baseline:
-            drift = 1 + 0.1 * record.round
-            stages = []
-            for stage, joules, new in ((PREFILL, 20.0, 10), (PREFILL_AND_DECODE, 84.0, 330)):
-                devices = {"package-0": energy(joules * drift)}
-                stages.append(Measurement(stage, 1.0, 1.0, devices, answers=10, tokens_in=1000, tokens_out=new))
-            record = replace(record, measurements=(*record.measurements, *stages))
-        records.append(record)
+    def with_phases(record):
+        stages = []
+        for stage, joules, new in ((PREFILL, 20.0, 10), (PREFILL_AND_DECODE, 84.0, 330)):
+            devices = {"package-0": energy(joules * (1 + 0.1 * record.round))}
+            stages.append(Measurement(stage, 1.0, 1.0, devices, answers=10, tokens_in=1000, tokens_out=new))
+        return replace(record, measurements=(*record.measurements, *stages))
+
+    records = [with_phases(r) if r.job == "weigh" and not r.trial.is_baseline else r for r in usual.records()]
     found = usual.ranking(records=records).entry(usual.label("gptq")).phases
     rounds = usual.study.protocol.rounds
     drifts = sum(1 + 0.1 * number for number in range(rounds)) / rounds
