@@ -30,7 +30,7 @@ LAYERS = (
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),
-    ("charts", "sections", "page", "report"),
+    ("section", "charts", "mistakes", "sections", "page", "report", "beside"),
     ("answering", "export"),
     ("idle", "windows", "jobs", "plan"),
     ("pipeline",),

@@ -180,3 +180,10 @@ def test_a_column_without_any_value_is_no_metric() -> None:
     frame = graded().assign(confidence=None, slot_place=None)
     assert "ece" not in metrics.names(frame)
     assert "slot_place" not in metrics.names(frame)
+
+
+def test_risk_falls_on_the_most_confident_first():
+    rows = [{"confidence": 1 - i / 10, "correct": i not in (4, 8, 9)} for i in range(10)]
+    assert metrics.risk(rows) == {1.0: 0.3, 0.9: 2 / 9, 0.8: 1 / 8, 0.7: 1 / 7, 0.6: 1 / 6, 0.5: 0.2}
+    assert metrics.risk([{"confidence": None, "correct": True}]) == {}
+    assert metrics.risk([{"correct": True}]) == {}

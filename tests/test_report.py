@@ -229,3 +229,8 @@ def test_a_baseline_that_only_the_test_split_vindicates_opens_the_headline():
     assert said.startswith("Use tfidf: on the test split it is non-inferior to the reference (macro_f1 0.9")
     assert "Among the language models: use gptq(bits=4)" in said
     assert "Use tfidf" not in sentence(before), "nothing is claimed before the test split was met"
+
+
+def test_tables_can_be_sorted_and_the_losing_classes_are_named(usual, written):
+    assert written["report.html"].count("<button type='button'>") > 20
+    assert "loses most against the reference" in written["report.md"] or "loses on no class" in written["report.md"]

@@ -99,6 +99,23 @@ def report(study: StudyFile, out: Out = None) -> None:
 
 
 @app.command()
+def compare(
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders of results, such as runs/tickets.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Put several studies or machines side by side, each ranked on its own."""
+    from dataclasses import asdict
+
+    from leanwatt import verbs
+    from leanwatt.beside import text
+
+    found = verbs.compare(results)
+    _show([asdict(each) for each in found] if as_json else text(results, found))
+
+
+@app.command()
 def export(
     study: StudyFile,
     to: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BINS = 15
 """Of the calibration error."""
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Shares of the tickets that a model may answer when it can pass the others on."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,20 @@ def per_class(rows: "Rows") -> "pd.DataFrame":
         "support": support[0].astype(int),
     }
     return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
+
+
+def risk(rows: "Rows") -> dict[float, float]:
+    """What is wrong among the most confident answers: share answered (`COVERAGES`) -> share of these that is wrong.
+
+    The rest goes to a person. Answers of equal confidence are taken in the order of the rows. Empty where answers come
+    without a confidence.
+    """
+    frame = _frame(rows)
+    if not {"confidence", "correct"} <= set(frame.columns) or frame["confidence"].isna().any():
+        return {}
+    wrong = ~frame.sort_values("confidence", ascending=False, kind="stable")["correct"].to_numpy(dtype=bool)
+    counts = {coverage: max(1, round(coverage * len(wrong))) for coverage in COVERAGES}
+    return {coverage: float(wrong[:count].mean()) for coverage, count in counts.items()}
 
 
 def resamples(groups: Sequence[str], times: int = 2000, seed: int = 0) -> "NDArray[np.float32]":

@@ -9,7 +9,7 @@ from string import Template
 from leanwatt import charts
 from leanwatt.charts import Plot
 from leanwatt.ranking import Ranking
-from leanwatt.sections import Grid, Section
+from leanwatt.section import Grid, Section
 
 
 def page(ranking: Ranking, parts: Sequence[Section]) -> str:
@@ -49,7 +49,7 @@ def _plot(chart: str, name: str, plot: Plot, plots: dict[str, Plot]) -> str:
 
 
 def _grid(grid: Grid) -> str:
-    head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in grid.head)
+    head = "".join(f"<th scope='col'><button type='button'>{escape(cell)}</button></th>" for cell in grid.head)
     rows = "".join(
         "<tr>"
         + f"<th scope='row'>{escape(row[0])}</th>"
@@ -95,10 +95,21 @@ th, td { padding: .4rem .7rem; text-align: right; border-bottom: 1px solid var(-
 th:first-child { text-align: left; white-space: normal; min-width: 9rem; }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--soft); font-weight: 600; background: var(--tint); }
+thead button { all: unset; cursor: pointer; }
+thead button:focus-visible { outline: 2px solid currentColor; outline-offset: 2px; }
+[aria-sort=ascending] button::after { content: " \2191"; }
+[aria-sort=descending] button::after { content: " \2193"; }
 tbody th { font-weight: 500; }
 code, pre { font-family: ui-monospace, monospace; font-size: .85em; }
 pre { background: var(--tint); padding: .8rem 1rem; border-radius: .5rem; overflow-x: auto; }
 .plot { margin: .6rem 0; min-height: 320px; }
+@media print {
+  :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #f3f6f9; }
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  .wide { overflow: visible; border: 0; }
+  th, td { white-space: normal; padding: .15rem .3rem; font-size: 7.5pt; }
+  section, tr { break-inside: avoid; }
+}
 </style>
 </head>
 <body>
@@ -119,6 +130,24 @@ function draw() {
     for (const axis of ["xaxis", "yaxis"]) Object.assign(layout[axis], lines);
     Plotly.react(id, plot.data, layout, {responsive: true, displaylogo: false, displayModeBar: false});
   }
+}
+function value(row, column) {  // The number that a cell begins with; its text where there is none.
+  const text = row.cells[column].textContent.trim(), number = parseFloat(text.replace(/[^0-9eE.+-].*/, ""));
+  return Number.isNaN(number) ? text : number;
+}
+function order(a, b) {  // Numbers before words.
+  if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+  return typeof a === "number" ? a - b : a.localeCompare(b);
+}
+for (const button of document.querySelectorAll("thead button")) {
+  button.addEventListener("click", () => {
+    const head = button.parentElement, column = head.cellIndex, body = head.closest("table").tBodies[0];
+    const falls = head.getAttribute("aria-sort") === "ascending";
+    for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", falls ? "descending" : "ascending");
+    const rows = [...body.rows].sort((a, b) => order(value(a, column), value(b, column)));
+    body.append(...(falls ? rows.reverse() : rows));
+  });
 }
 dark.addEventListener("change", draw);
 draw();

@@ -80,6 +80,7 @@ class Judge:
             by_seed={str(seed): metrics.value(metric, self._frame(rs, task)) for seed, rs in seeds.items()},
             figures={name: self._envelope(seeds, task, name) for name in names},
             classes=_classes(frame),
+            risk={f"{share:g}": wrong for share, wrong in metrics.risk(frame).items()},
             loss=self._validation_loss(line, task),
         )
 

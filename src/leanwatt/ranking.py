@@ -99,6 +99,8 @@ class TaskResult:
     """Every metric of the task."""
     classes: tuple[Mapping[str, Any], ...] = ()
     """Per class: `class`, `precision`, `recall`, `f1`, `support`."""
+    risk: Mapping[str, float] = field(default_factory=dict)
+    """Share answered, the most confident first -> share of these that is wrong; empty without confidences."""
     spending: Spending | None = None
     phi: float | None = None
     """J_ref / (J_ref + J_own): 0.5 for the reference, whoever else is in the table."""

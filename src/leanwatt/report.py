@@ -11,7 +11,8 @@ from typing import Any
 from leanwatt.errors import StoreError
 from leanwatt.page import page
 from leanwatt.ranking import Entry, Figure, Ranking
-from leanwatt.sections import Grid, Section, sections
+from leanwatt.section import Grid, Section
+from leanwatt.sections import sections
 from leanwatt.verdict import sentence, text_table
 
 __all__ = ["report", "sentence", "text_table"]

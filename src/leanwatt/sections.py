@@ -1,33 +1,11 @@
 """What a report holds, in order: headings, sentences and tables, whatever they are written as."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
+from leanwatt.mistakes import abstaining, by_class
 from leanwatt.ranking import Entry, Figure, Making, Ranking, Segment
+from leanwatt.section import Grid, Section
 from leanwatt.verdict import factor_sentence, number, percent, provenance_sentence, sentence, short_names, word
-
-Chart = Literal["front", "stages", "weights"]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table; the first column names the row."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it."""
-
-    title: str
-    text: tuple[str, ...] = ()
-    grid: Grid | None = None
-    items: tuple[str, ...] = ()
-    chart: Chart | None = None
-    code: str = ""
 
 
 def sections(ranking: Ranking, command: str) -> list[Section]:
@@ -45,7 +23,8 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _weights(ranking),
         _prices(ranking),
         Section("The saving taken apart", (_FACTORS,), items=tuple(_factors(ranking))),
-        *_classes(ranking),
+        *by_class(ranking),
+        *abstaining(ranking),
         _test(ranking),
         _notes(ranking),
         _machine(ranking),
@@ -280,27 +259,6 @@ def _prices(ranking: Ranking) -> Section | None:
 def _factors(ranking: Ranking) -> Iterable[str]:
     names = short_names(ranking)
     return (f"{factor_sentence(factor)} ({names[factor.label]})" for factor in ranking.factors)
-
-
-def _classes(ranking: Ranking) -> Iterable[Section]:
-    """F1 of every class, a column per variant."""
-    names = short_names(ranking)
-    for task in dict.fromkeys(task for entry in ranking.entries for task in entry.tasks):
-        entries = [entry for entry in ranking.entries if task in entry.tasks and entry.tasks[task].classes]
-        scores = {e.label: {str(row["class"]): row for row in e.tasks[task].classes} for e in entries}
-        support = {name: row["support"] for rows in scores.values() for name, row in rows.items()}
-        rows = tuple(
-            (
-                name,
-                str(support[name]),
-                *(f"{scores[e.label][name]['f1']:.2f}" if name in scores[e.label] else "-" for e in entries),
-            )
-            for name in sorted(support)
-        )
-        if rows:
-            yield Section(
-                f"F1 by class: {task}", (), Grid(("class", "examples", *(names[e.label] for e in entries)), rows)
-            )
 
 
 def _test(ranking: Ranking) -> Section:

@@ -1,8 +1,8 @@
-"""What one can do with a study, as functions: plan, run, rank, report, export, ask, methods, doctor, simulate."""
+"""What one can do with a study, as functions: plan, run, rank, report, compare, export, ask and more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,13 @@ def report(study: Study | str | Path, out: str | Path | None = None) -> list[Pat
 
     asked = read(study)
     return list(write(rank(asked, out), store_of(asked, out).folder / "report").values())
+
+
+def compare(places: Sequence[str | Path]) -> list[Ranking]:
+    """The rankings of several folders of results, each as it was made: nothing is compared across them."""
+    from leanwatt.beside import read as read_ranking
+
+    return [read_ranking(Path(place)) for place in places]
 
 
 def _bench(planned: Plan, store: Store) -> Bench:

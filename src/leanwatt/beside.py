@@ -1,0 +1,72 @@
+"""Several studies or machines side by side, each ranked on its own: figures of two are never put into one ranking."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leanwatt.errors import StoreError
+from leanwatt.ranking import Ranking
+from leanwatt.section import Grid
+from leanwatt.verdict import number, percent, sentence, short_names
+
+
+def read(place: Path) -> Ranking:
+    """A ranking from a folder of results, or from a `ranking.json`. Raises StoreError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    path = place / "report" / "ranking.json" if place.is_dir() else place
+    adapter: Any = TypeAdapter(Ranking)
+    try:
+        return adapter.validate_python(json.loads(path.read_text(encoding="utf-8")))  # type: ignore[no-any-return]
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror}). Give the folder of a finished study, such as runs/tickets."
+        ) from error
+    except (ValueError, ValidationError) as error:
+        raise StoreError(f"{path}: is no ranking of this version; write it anew with `leanwatt report`.") from error
+
+
+def beside(places: Sequence[Path], rankings: Sequence[Ranking]) -> Grid:
+    """One line per study: where it was measured and how, what it recommends, and what that saves there."""
+    head = (
+        "study",
+        "machine",
+        "protocol",
+        "ranked by",
+        "recommended",
+        "verdict",
+        "of the reference",
+        "of the best 16-bit",
+    )
+    rows = tuple(_row(place, ranking) for place, ranking in zip(places, rankings, strict=True))
+    return Grid(head, rows)
+
+
+def _row(place: Path, ranking: Ranking) -> tuple[str, ...]:
+    spot, machine = ranking.sweet_spot, ranking.machine
+    where = str(machine.get("cpu_model") or "unknown CPU")
+    gpus = machine.get("gpus") or []
+    how = f"{ranking.scale.symbol} ({ranking.scale.provenance})" if ranking.scale.unit == "joules" else "CPU-seconds"
+    found = (f"{ranking.study} ({place})", " + ".join([where, *map(str, gpus)]), ranking.protocol, how)
+    if spot is None:
+        return *found, "nothing yet", "-", "-", "-"
+    ratios = (percent(each) if each else "-" for each in (spot.to_reference, spot.to_uncompressed))
+    return *found, short_names(ranking)[spot.label], spot.verdict, *ratios
+
+
+def text(places: Sequence[Path], rankings: Sequence[Ranking]) -> str:
+    """For a terminal: one block per study."""
+    grid = beside(places, rankings)
+    blocks = []
+    for row, ranking in zip(grid.rows, rankings, strict=True):
+        facts = "\n".join(f"  {name + ':':20}{cell}" for name, cell in zip(grid.head[1:], row[1:], strict=True))
+        cost = next(
+            (e.cost for e in ranking.entries if ranking.sweet_spot and e.label == ranking.sweet_spot.label), None
+        )
+        spent = f"\n  {'per ticket:':20}{number(cost.value)} {ranking.scale.symbol}" if cost else ""
+        blocks.append(f"{row[0]}\n{facts}{spent}\n  {sentence(ranking)}")
+    return "\n\n".join([*blocks, NEVER])
+
+
+NEVER = "Each study is ranked on its own. Energy is never compared across machines, data or kinds of measurement."

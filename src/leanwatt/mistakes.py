@@ -1,0 +1,61 @@
+"""What a report says of wrong answers: on which classes they fall, and how many are left if a model may abstain."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from leanwatt.ranking import Ranking
+from leanwatt.section import Grid, Section
+from leanwatt.verdict import short_names
+
+MOST_LOSERS: Final = 5
+"""Classes named, of those that lose."""
+Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""By variant, then by class: the row of TaskResult.classes."""
+
+
+def by_class(ranking: Ranking) -> Iterable[Section]:
+    """F1 of every class, a column per variant."""
+    names = short_names(ranking)
+    for task in dict.fromkeys(task for entry in ranking.entries for task in entry.tasks):
+        entries = [entry for entry in ranking.entries if task in entry.tasks and entry.tasks[task].classes]
+        scores = {e.label: {str(row["class"]): row for row in e.tasks[task].classes} for e in entries}
+        support = {name: row["support"] for rows in scores.values() for name, row in rows.items()}
+        rows = tuple(
+            (
+                name,
+                str(support[name]),
+                *(f"{scores[e.label][name]['f1']:.2f}" if name in scores[e.label] else "-" for e in entries),
+            )
+            for name in sorted(support)
+        )
+        if rows:
+            head = ("class", "examples", *(names[e.label] for e in entries))
+            yield Section(f"F1 by class: {task}", _losers(ranking, scores), Grid(head, rows))
+
+
+def _losers(ranking: Ranking, scores: Scores) -> tuple[str, ...]:
+    """The classes on which the recommended variant falls furthest behind the reference."""
+    spot = ranking.sweet_spot
+    if spot is None or spot.label == ranking.reference or not {spot.label, ranking.reference} <= scores.keys():
+        return ()
+    mine, other = scores[spot.label], scores[ranking.reference]
+    lost = sorted((mine[name]["f1"] - other[name]["f1"], name) for name in mine.keys() & other.keys())
+    worst = [f"{name} ({difference:+.2f})" for difference, name in lost[:MOST_LOSERS] if difference < 0]
+    if not worst:
+        return (f"{short_names(ranking)[spot.label]} loses on no class.",)
+    return (f"Where {short_names(ranking)[spot.label]} loses most against the reference: {', '.join(worst)}.",)
+
+
+def abstaining(ranking: Ranking) -> Iterable[Section]:
+    """What would be wrong if only the most confident answers were used."""
+    names = short_names(ranking)
+    for task in dict.fromkeys(task for entry in ranking.entries for task in entry.tasks):
+        held = [(entry, entry.tasks[task].risk) for entry in ranking.entries if task in entry.tasks]
+        shares = list(next((risk for _, risk in held if risk), {}))
+        rows = tuple((names[e.label], *(f"{risk[share]:.1%}" for share in shares)) for e, risk in held if risk)
+        text = (
+            "Share of wrong answers when only the most confident share is answered, and the rest passed on to a "
+            "person. Read on validation; a threshold that is put to work wants a look at fresh tickets."
+        )
+        head = ("variant", *(f"{float(share):.0%} answered" for share in shares))
+        yield Section(f"If it may abstain: {task}", (text,), Grid(head, rows))
