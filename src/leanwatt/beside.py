@@ -29,18 +29,21 @@ def read(place: Path) -> Ranking:
 
 def beside(places: Sequence[Path], rankings: Sequence[Ranking]) -> Grid:
     """One line per study: where it was measured and how, what it recommends, and what that saves there."""
-    head = (
-        "study",
-        "machine",
-        "protocol",
-        "ranked by",
-        "recommended",
-        "verdict",
-        "of the reference",
-        "of the best 16-bit",
-    )
     rows = tuple(_row(place, ranking) for place, ranking in zip(places, rankings, strict=True))
-    return Grid(head, rows)
+    return Grid(_HEAD, rows)
+
+
+_HEAD = (
+    "study",
+    "machine",
+    "protocol",
+    "ranked by",
+    "recommended",
+    "verdict",
+    "of the reference",
+    "of the best 16-bit",
+    "per ticket",
+)
 
 
 def _row(place: Path, ranking: Ranking) -> tuple[str, ...]:
@@ -50,9 +53,11 @@ def _row(place: Path, ranking: Ranking) -> tuple[str, ...]:
     how = f"{ranking.scale.symbol} ({ranking.scale.provenance})" if ranking.scale.unit == "joules" else "CPU-seconds"
     found = (f"{ranking.study} ({place})", " + ".join([where, *map(str, gpus)]), ranking.protocol, how)
     if spot is None:
-        return *found, "nothing yet", "-", "-", "-"
+        return *found, "nothing yet", "-", "-", "-", "-"
     ratios = (percent(each) if each else "-" for each in (spot.to_reference, spot.to_uncompressed))
-    return *found, short_names(ranking)[spot.label], spot.verdict, *ratios
+    cost = ranking.entry(spot.label).cost
+    spent = f"{number(cost.value)} {ranking.scale.symbol}" if cost else "-"
+    return *found, short_names(ranking)[spot.label], spot.verdict, *ratios, spent
 
 
 def text(places: Sequence[Path], rankings: Sequence[Ranking]) -> str:
@@ -61,11 +66,7 @@ def text(places: Sequence[Path], rankings: Sequence[Ranking]) -> str:
     blocks = []
     for row, ranking in zip(grid.rows, rankings, strict=True):
         facts = "\n".join(f"  {name + ':':20}{cell}" for name, cell in zip(grid.head[1:], row[1:], strict=True))
-        cost = next(
-            (e.cost for e in ranking.entries if ranking.sweet_spot and e.label == ranking.sweet_spot.label), None
-        )
-        spent = f"\n  {'per ticket:':20}{number(cost.value)} {ranking.scale.symbol}" if cost else ""
-        blocks.append(f"{row[0]}\n{facts}{spent}\n  {sentence(ranking)}")
+        blocks.append(f"{row[0]}\n{facts}\n  {sentence(ranking)}")
     return "\n\n".join([*blocks, NEVER])
 
 
