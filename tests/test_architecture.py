@@ -30,7 +30,7 @@ LAYERS = (
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),
-    ("section", "charts", "mistakes", "sections", "page", "report", "beside"),
+    ("section", "charts", "mistakes", "sections", "page", "report", "beside", "quoted"),
     ("answering", "export"),
     ("idle", "windows", "jobs", "plan"),
     ("pipeline",),

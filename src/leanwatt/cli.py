@@ -91,11 +91,15 @@ def rank(study: StudyFile, out: Out = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(study: StudyFile, out: Out = None) -> None:
+def report(
+    study: StudyFile,
+    out: Out = None,
+    examples: Annotated[int, typer.Option(min=0, help="Quote so many tickets of each task: personal data!")] = 0,
+) -> None:
     """Write the report anew: Markdown, CSV, JSON and one HTML file."""
     from leanwatt import verbs
 
-    _show("\n".join(str(path) for path in verbs.report(study, out)))
+    _show("\n".join(str(path) for path in verbs.report(study, out, examples=examples)))
 
 
 @app.command()

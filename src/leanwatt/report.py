@@ -1,9 +1,9 @@
-"""A ranking as files: `report.md`, `report.html`, `table.csv`, `ranking.json`; no ticket's text is in any of them."""
+"""A ranking as files: `report.md`, `report.html`, `table.csv`, `ranking.json`; no ticket is quoted unasked."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,14 @@ from leanwatt.verdict import sentence, text_table
 __all__ = ["report", "sentence", "text_table"]
 
 
-def report(ranking: Ranking, folder: Path, command: str | None = None) -> dict[str, Path]:
-    """Write all four; returns their paths by file name. `command` is what repeats the study. Raises StoreError."""
-    parts = sections(ranking, command or f"leanwatt run {ranking.study}.yaml")
+def report(
+    ranking: Ranking, folder: Path, command: str | None = None, besides: Sequence[Section] = ()
+) -> dict[str, Path]:
+    """Write all four; returns their paths by file name. Raises StoreError.
+
+    `command` is what repeats the study; `besides` are sections that somebody asked for, such as quoted tickets.
+    """
+    parts = [*sections(ranking, command or f"leanwatt run {ranking.study}.yaml"), *besides]
     texts = {
         "report.md": markdown(ranking, parts),
         "report.html": page(ranking, parts),

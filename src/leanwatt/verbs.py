@@ -76,12 +76,18 @@ def rank(study: Study | str | Path, out: str | Path | None = None) -> Ranking:
     return with_interrupted(ranked(asked, primaries, records, store.rows), store.interrupted())
 
 
-def report(study: Study | str | Path, out: str | Path | None = None) -> list[Path]:
-    """Write the report anew (Markdown, CSV, JSON and one HTML file); returns the files."""
+def report(study: Study | str | Path, out: str | Path | None = None, *, examples: int = 0) -> list[Path]:
+    """Write the report anew (Markdown, CSV, JSON and one HTML file); returns the files.
+
+    With `examples`, so many tickets of each task are quoted in it.
+    """
+    from leanwatt.quoted import quoted
     from leanwatt.report import report as write
 
     asked = read(study)
-    return list(write(rank(asked, out), store_of(asked, out).folder / "report").values())
+    store, ranking = store_of(asked, out), rank(asked, out)
+    besides = quoted(asked, ranking, store, examples) if examples else []
+    return list(write(ranking, store.folder / "report", besides=besides).values())
 
 
 def compare(places: Sequence[str | Path]) -> list[Ranking]:

@@ -1,0 +1,65 @@
+"""Tickets quoted in a report, only where somebody asks for them: tickets hold personal data."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from leanwatt import catalog
+from leanwatt.ranking import Ranking
+from leanwatt.record import Record
+from leanwatt.section import Grid, Section
+from leanwatt.store import Store
+from leanwatt.study import Study
+from leanwatt.verdict import short_names
+
+Row = Mapping[str, Any]
+
+
+def quoted(study: Study, ranking: Ranking, store: Store, count: int) -> list[Section]:
+    """By task, up to `count` validation tickets on which the recommended variant and the reference differ most."""
+    spot = ranking.sweet_spot
+    if spot is None or spot.label == ranking.reference:
+        return []
+    records = store.records()
+    mine, other = (_rows(store, records, label) for label in (spot.label, ranking.reference))
+    names = short_names(ranking)
+    head = ("ticket", "text", "right answer", names[ranking.reference], names[spot.label])
+    found = []
+    for choice in study.tasks:
+        texts = {
+            e.id: e.question.prompt.body for e in catalog.build(choice).examples(0) if hasattr(e.question, "prompt")
+        }
+        shared = [key for key in mine if key[0] == choice.name and key in other and key[1] in texts]
+        shared.sort(key=lambda key: (-abs(_score(mine[key]) - _score(other[key])), key))
+        rows = tuple(
+            (key[1], texts[key[1]], _right(mine[key]), _said(other[key]), _said(mine[key])) for key in shared[:count]
+        )
+        text = "Where the two differ most, on validation. These are tickets as they were written: mind who reads this."
+        found.append(Section(f"Examples: {choice.name}", (text,), Grid(head, rows)))
+    return found
+
+
+def _rows(store: Store, records: Sequence[Record], label: str) -> dict[tuple[str, str], Row]:
+    """Task and example -> graded row, of the first seed and fold."""
+    graded: Iterable[Record] = (
+        r for r in records if r.job == "grade" and r.status == "done" and r.trial.label == label
+    )
+    first = min(graded, key=lambda r: (r.trial.variant.seed, r.trial.variant.fold), default=None)
+    return {} if first is None else {(row["task"], str(row["id"])): row for row in store.rows(first)}
+
+
+def _score(row: Row) -> float:
+    """How right an answer is: the row's own score, or right and wrong."""
+    return float(row["rouge_l"]) if _is_given(row, "rouge_l") else float(bool(row.get("correct")))
+
+
+def _right(row: Row) -> str:
+    return str(row["reference"] if _is_given(row, "reference") else row.get("target", ""))
+
+
+def _said(row: Row) -> str:
+    return str(row["hypothesis"] if _is_given(row, "hypothesis") else row.get("chosen", ""))
+
+
+def _is_given(row: Row, name: str) -> bool:
+    """A table of several tasks has empty cells where a column belongs to another one."""
+    return row.get(name) is not None and row[name] == row[name]
