@@ -19,10 +19,11 @@ def test_the_tickets_on_which_the_two_differ_most(tmp_path: Path) -> None:
         store.add(record, invented.rows.get(record.predictions or "", ()))
     with (tmp_path / "tickets.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["text", "cause"])
+        writer.writerow(["id", "text", "cause"])
         for number in range(invented.examples):
-            writer.writerow([f"alarm number {number} at a site of its own {number * 7}", ("power", "link")[number % 2]])
-    data = {"path": str(tmp_path / "tickets.csv"), "near_duplicate": None}
+            words = "".join(chr(97 + int(digit)) + " " for digit in f"{number * 7919:08d}")
+            writer.writerow([number, f"alarm {words}", ("power", "link")[number % 2]])
+    data = {"path": str(tmp_path / "tickets.csv"), "near_duplicate": None, "id": "id"}
     study = Study.parse(
         {**invented.settings, "name": "x", "tasks": [{"root_cause": {"data": data, "text": "text", "label": "cause"}}]}
     )
@@ -30,6 +31,6 @@ def test_the_tickets_on_which_the_two_differ_most(tmp_path: Path) -> None:
     assert section.title == "Examples: root_cause"
     assert section.grid is not None and len(section.grid.rows) == 4
     for row in section.grid.rows:
-        assert row[1].startswith("alarm number")
+        assert row[1].startswith("alarm ")
         assert row[3] != row[4], "the two differ"
     assert "mind who reads this" in section.text[0]
