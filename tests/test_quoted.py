@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from invented import world
+from invented import Truth, world
 
 from leanwatt.quoted import quoted
 from leanwatt.store import Store
@@ -11,7 +11,7 @@ from leanwatt.study import Study
 
 
 def test_the_tickets_on_which_the_two_differ_most(tmp_path: Path) -> None:
-    invented = world()
+    invented = world(gptq=Truth(cost=0.5, right=0.89))
     table = invented.ranking()
     assert table.sweet_spot is not None and table.sweet_spot.label != table.reference
     store = Store(tmp_path)

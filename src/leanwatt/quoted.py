@@ -28,8 +28,9 @@ def quoted(study: Study, ranking: Ranking, store: Store, count: int) -> list[Sec
         texts = {
             e.id: e.question.prompt.body for e in catalog.build(choice).examples(0) if hasattr(e.question, "prompt")
         }
-        shared = [key for key in mine if key[0] == choice.name and key in other and key[1] in texts]
-        shared.sort(key=lambda key: (-abs(_score(mine[key]) - _score(other[key])), key))
+        apart = {key: abs(_score(mine[key]) - _score(other[key])) for key in mine.keys() & other.keys()}
+        shared = [key for key, far in apart.items() if far and key[0] == choice.name and key[1] in texts]
+        shared.sort(key=lambda key: (-apart[key], key))
         rows = tuple(
             (key[1], texts[key[1]], _right(mine[key]), _said(other[key]), _said(mine[key])) for key in shared[:count]
         )
