@@ -5,7 +5,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 DEFAULT := examples/tickets
 
-.PHONY: study test check format clean
+.PHONY: study test check docs format clean
 
 study: $(READY) $(DEFAULT)/tickets.csv
 	$(BIN)/leanwatt run $(DEFAULT)/study.yaml
@@ -20,6 +20,11 @@ check: $(READY_DEV)
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
+	$(MAKE) docs
+
+# The documentation as a site in build/site; a broken link stops it.
+docs: $(READY_DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(READY_DEV)
 	$(BIN)/ruff check --fix .
