@@ -152,10 +152,12 @@ def test_row_12_a_counter_that_never_moves_again_is_absent_and_not_zero() -> Non
     assert "stuck" in energy.flags
 
 
-def test_row_13_a_jump_of_a_megajoule_is_rejected() -> None:
-    run = Run(start_joules=0)
+@pytest.mark.parametrize(("device", "jump"), [(GPU, 1_000_000.0), (PACKAGE, 100_000.0)])
+def test_row_13_a_jump_of_a_megajoule_is_rejected(device: Device, jump: float) -> None:
+    """In 0.2 s; a package's counter goes round at 262 kJ and can only jump by less."""
+    run = Run(device, start_joules=0)
     begin, at = run.sample(1.0), run.now
-    run.raw += 100_000_000_000
+    run.raw += round(jump / device.joules_per_step)
     energy = Energy.between(begin, run.sample(1.0), run.now - at)
     assert energy.joules == pytest.approx(80.0)
     assert energy.provenance is Provenance.SUSPECT
