@@ -194,7 +194,7 @@ def test_row_23_beside_the_retired_package_of_the_same_name_nothing_is_warned_of
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert _gpus._pynvml().__file__ == str(tmp_path / "pynvml.py")
-    monkeypatch.delitem(sys.modules, "pynvml")
+    sys.modules.pop("pynvml")
 
 
 def test_row_23_a_driver_that_fails_later_is_closed_again(library: fakes.Nvml) -> None:
