@@ -26,7 +26,7 @@ LAYERS = (
     ("prompt", "console", "metrics", "files", "data", "split", "survey", "model", "training", "calibration"),
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
     ("catalog",),
-    ("ledger", "attribution", "variants", "simulate", "starter"),
+    ("ledger", "doctor", "attribution", "variants", "simulate", "starter"),
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),

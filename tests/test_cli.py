@@ -152,10 +152,13 @@ def test_doctor(lw: Callable[..., Said]) -> None:
     said = lw("doctor", "--json")
     assert said.code == 0
     assert said.json["engines"]["transformers"] is True
-    assert {source["source"] for source in said.json["sources"]} >= {"rapl", "nvml", "estimate"}
+    assert {source["source"] for source in said.json["sources"]} == {
+        *("rapl", "nvml", "redfish", "plug", "prometheus", "zeus", "codecarbon", "estimate")
+    }
     text = lw("doctor")
     assert "Energy here comes from: " in text.out
     assert "estimate: ok" in text.out
+    assert "plug: absent. no address is given. To change that: leanwatt doctor --meter '{plug:" in text.out
 
 
 def test_simulate(lw: Callable[..., Said], tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; by default runs/<name of the study>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Meter = Annotated[str, typer.Option("--meter", help="As a study writes it: rapl, or {plug: {url: ..., kind: shelly}}.")]
 Variant = Annotated[str | None, typer.Option("--variant", help="A variant by its name in the table; else the winner.")]
 
 
@@ -155,19 +156,20 @@ def methods(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Show what this machine can measure and run."""
+def doctor(as_json: Json = False, meter: Meter = "") -> None:
+    """Show what this machine can measure and run; what is wrong with each source, and the step that would help."""
     from leanwatt import verbs
 
-    found = verbs.doctor()
+    found = verbs.doctor(meter or None)
     if as_json:
         _show(found)
         return
     machine = found["machine"]
     _show(f"{machine.get('cpu_model') or 'unknown CPU'}, {(found['memory_bytes'] or 0) / 1e9:.0f} GB of memory")
     for source in found["sources"]:
-        fix = f" To change that: {source['fix']}" if source.get("fix") else ""
-        _show(f"  {source['source']}: {source['status']}. {source['detail']}{fix}")
+        fix = f". To change that: {source['fix']}" if source["fix"] else ""
+        period = f"; changes every {source['period_seconds']:.3g} s" if source["period_seconds"] else ""
+        _show(f"  {source['source']}: {source['status']}. {source['detail']}{period}{fix}")
     _show(f"Energy here comes from: {', '.join(found['meter'])}")
     _show("Engines: " + ", ".join(f"{n}{'' if ok else ' (not installed)'}" for n, ok in found["engines"].items()))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanwatt.errors import StoreError, StudyError
-from leanwatt.recipe import Trial
+from leanwatt.recipe import Choice, Trial
 from leanwatt.record import Record
 from leanwatt.store import Store
 from leanwatt.study import Study
@@ -190,20 +190,31 @@ def methods(room: str | None = None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def doctor() -> dict[str, Any]:
-    """What this machine can measure and run."""
+def doctor(meter: str | None = None) -> dict[str, Any]:
+    """What this machine can measure and run. `meter`, as a study writes it, is opened and watched for some seconds."""
+    from leanwatt.doctor import statuses
     from leanwatt.machine import describe, free_disk_bytes, memory_bytes
-    from leanwatt.meter.auto import chosen, statuses
+    from leanwatt.meter.auto import chosen
 
     engines = {name: about["installed"] for name, about in methods("engine")["engine"].items()}
     return {
         "machine": describe(),
         "memory_bytes": memory_bytes(),
         "free_disk_bytes": free_disk_bytes(Path.cwd()),
-        "sources": [asdict(status) for status in statuses()],
+        "sources": [asdict(status) for status in statuses(_meter(meter) if meter else None)],
         "meter": list(chosen()),
         "engines": engines,
     }
+
+
+def _meter(text: str) -> Choice:
+    """`rapl`, or `{plug: {url: ..., kind: shelly}}`: what stands behind `meter:` in a study. Raises StudyError."""
+    import yaml
+
+    try:
+        return Choice.parse("meter", yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise StudyError(f"--meter: got {text!r}, which is not YAML: {error}") from error
 
 
 def simulate(path: str | Path, tickets: int = 9_000, seed: int = 0) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leanwatt.doctor import statuses
 from leanwatt.errors import MeterError
 from leanwatt.measurement import Measurement, Provenance, why_not_comparable
 from leanwatt.meter import _cpu_share, _gpus, _zones, auto, estimate, replay
@@ -200,7 +201,7 @@ def test_auto_reads_rapl_and_nvml_together(monkeypatch: pytest.MonkeyPatch, tmp_
         "gpu-0": pytest.approx(0.9),
     }
     assert spent.total.source == "nvml+rapl"
-    assert [each.status for each in auto.statuses()[:2]] == ["ok", "ok"]
+    assert [each.status for each in statuses()[:2]] == ["ok", "ok"]
 
 
 def test_auto_with_a_gpu_and_no_rapl_estimates_the_cpu_and_says_so(
