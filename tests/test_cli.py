@@ -121,7 +121,7 @@ def test_help_is_what_it_was() -> None:
 
 
 def test_every_verb_is_there() -> None:
-    verbs = {"plan", "run", "rank", "report", "export", "ask", "methods", "doctor", "simulate"}
+    verbs = {"plan", "run", "rank", "report", "export", "ask", "methods", "doctor", "meter", "simulate"}
     assert verbs <= set(COMMANDS)
 
 

@@ -1,8 +1,8 @@
-"""What one can do with a study, as functions: plan, run, rank, report, export, ask, methods, doctor, simulate."""
+"""What one can do, as functions: plan, run, rank, report, export, ask, methods, doctor, meter, simulate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,11 @@ from leanwatt.study import Study
 
 if TYPE_CHECKING:
     from leanwatt.jobs import Bench
-    from leanwatt.measurement import Energy
+    from leanwatt.measurement import Energy, Measurement
     from leanwatt.plan import Plan
     from leanwatt.ranking import Ranking
     from leanwatt.variants import Base
+    from leanwatt.weigh import Weighing
 
 RUNS = Path("runs")
 """Where studies keep their results, in the current folder, each under its name."""
@@ -205,6 +206,27 @@ def doctor(meter: str | None = None) -> dict[str, Any]:
         "meter": list(chosen()),
         "engines": engines,
     }
+
+
+def meter(
+    command: Sequence[str],
+    source: str = "auto",
+    *,
+    repeat: int = 1,
+    warm_up: int = 0,
+    idle_seconds: float = 5.0,
+) -> Weighing:
+    """Weigh any command. `source` is a meter as a study writes it. Raises MeterError, StudyError."""
+    from leanwatt.weigh import Request, weigh
+
+    return weigh(Request(tuple(command), _meter(source), repeat, warm_up, idle_seconds))
+
+
+def recover() -> list[Measurement]:
+    """What commands that were killed while they were weighed had spent by their last heartbeat; told once."""
+    from leanwatt.weigh import recover as recovered
+
+    return recovered()
 
 
 def _meter(text: str) -> Choice:
