@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leanwatt.attribution import Rolling, rolling
@@ -49,6 +49,7 @@ def test_before_the_sensors_have_seen_enough_the_figure_is_absent_and_says_why()
     assert late.lower < late.joules < late.upper
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0.001, 3.0), st.integers(0, 500), st.integers(0, 500)),
@@ -80,6 +81,7 @@ def test_the_shares_of_all_answers_in_a_window_sum_to_the_window(steps: list[tup
     assert window.share(*inside).joules == pytest.approx(WATTS * spent.seconds)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.floats(0.001, 1.0))
 def test_readings_do_not_pile_up_and_the_window_stays_near_what_is_needed(answers: int, apart: float) -> None:
     meter = Meter()

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from invented import World, world
 
@@ -134,6 +134,7 @@ def test_every_line_of_the_table_is_possible_and_stands_once() -> None:
     assert all(owners[alpha2] == alpha3 for (alpha3, alpha2), _ in lines)
 
 
+@settings(deadline=None)
 @given(
     joules=st.floats(1e-6, 1e12),
     spread=st.floats(0, 1),

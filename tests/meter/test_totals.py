@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leanwatt.measurement import Counter, Energy, Provenance
@@ -218,6 +218,7 @@ def test_a_silence_that_may_hide_a_wrap_is_flagged() -> None:
     assert counter.upper >= 1000.0 * 400
 
 
+@settings(deadline=None)
 @given(
     watts=st.lists(st.floats(0.5, 400.0), min_size=1, max_size=60),
     start=st.integers(0, RANGE - 1),
