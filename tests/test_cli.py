@@ -121,7 +121,7 @@ def test_help_is_what_it_was() -> None:
 
 
 def test_every_verb_is_there() -> None:
-    verbs = {"plan", "run", "rank", "report", "export", "ask", "methods", "doctor", "simulate"}
+    verbs = {"plan", "run", "rank", "report", "export", "ask", "methods", "doctor", "meter", "simulate"}
     assert verbs <= set(COMMANDS)
 
 
@@ -152,10 +152,13 @@ def test_doctor(lw: Callable[..., Said]) -> None:
     said = lw("doctor", "--json")
     assert said.code == 0
     assert said.json["engines"]["transformers"] is True
-    assert {source["source"] for source in said.json["sources"]} >= {"rapl", "nvml", "estimate"}
+    assert {source["source"] for source in said.json["sources"]} == {
+        *("rapl", "nvml", "redfish", "plug", "prometheus", "zeus", "codecarbon", "estimate")
+    }
     text = lw("doctor")
     assert "Energy here comes from: " in text.out
     assert "estimate: ok" in text.out
+    assert "plug: absent. no address is given. To change that: leanwatt doctor --meter '{plug:" in text.out
 
 
 def test_simulate(lw: Callable[..., Said], tmp_path: Path) -> None:
@@ -481,6 +484,15 @@ def test_unknown_energy_is_said_and_never_zero(joules: float | None, lower: floa
     from leanwatt.verbs import Reply
 
     energy = Energy(joules, lower, None if lower is None else 8.0, Provenance.ESTIMATED)
+    assert cli._energy_words(Reply("v", (), None, 0.25, energy)) == words
+
+
+def test_why_the_energy_of_an_answer_is_unknown_is_said() -> None:
+    from leanwatt.measurement import Energy
+    from leanwatt.verbs import Reply
+
+    energy = Energy(None, flags=("no window yet: the sensors need 50 s",))
+    words = "0.250 CPU-seconds; energy unknown (no window yet: the sensors need 50 s)"
     assert cli._energy_words(Reply("v", (), None, 0.25, energy)) == words
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from leanwatt.contracts import Meter
-from leanwatt.idle import idle_watts
+from leanwatt.idle import GLANCE_SECONDS, idle
 from leanwatt.measurement import Counter, Provenance, Reading
 
 
@@ -37,17 +37,21 @@ def test_watts_of_what_has_a_sensor() -> None:
         "node": (90.0, Provenance.INTEGRATED, None),
         "cpu": (7.0, Provenance.ESTIMATED, None),
     })  # fmt: skip
-    assert idle_watts(meter, 0.05) == pytest.approx({"package-0": 40.0, "node": 90.0}, rel=1e-3)
+    with meter.open() as read:
+        found = idle(read, 0.05)
+    assert found.watts == pytest.approx({"package-0": 40.0, "node": 90.0}, rel=1e-3)
 
 
-def test_no_sensor_no_watts_and_no_wait() -> None:
-    started = time.monotonic()
-    assert idle_watts(Fake({"cpu": (7.0, Provenance.ESTIMATED, None)}), 10.0) == {}
-    assert idle_watts(Fake({}), 10.0) == {}
-    assert time.monotonic() - started < 1.0
+def test_no_sensor_no_watts_and_a_glance_at_the_neighbours_only() -> None:
+    for devices in ({}, {"cpu": (7.0, Provenance.ESTIMATED, None)}):
+        started = time.monotonic()
+        with Fake(devices).open() as read:
+            assert idle(read, 30.0).watts == {}
+        assert GLANCE_SECONDS <= time.monotonic() - started < 15.0
 
 
 def test_a_slow_sensor_is_watched_for_longer() -> None:
     started = time.monotonic()
-    assert idle_watts(Fake({"package-0": (40.0, Provenance.MEASURED, 0.01)}), 0.05)
+    with Fake({"package-0": (40.0, Provenance.MEASURED, 0.01)}).open() as read:
+        assert idle(read, 0.05).watts
     assert time.monotonic() - started >= 0.5

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from leanwatt import __version__
-from leanwatt.errors import LeanwattError, UserError
+from leanwatt.errors import LeanwattError, StudyError, UserError
 
 
 class _Stopped(Exception):
@@ -38,6 +38,7 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; by default runs/<name of the study>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Meter = Annotated[str, typer.Option("--meter", help="As a study writes it: rapl, or {plug: {url: ..., kind: shelly}}.")]
 Variant = Annotated[str | None, typer.Option("--variant", help="A variant by its name in the table; else the winner.")]
 
 
@@ -176,21 +177,49 @@ def methods(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Show what this machine can measure and run."""
+def doctor(as_json: Json = False, meter: Meter = "") -> None:
+    """Show what this machine can measure and run; what is wrong with each source, and the step that would help."""
     from leanwatt import verbs
 
-    found = verbs.doctor()
+    found = verbs.doctor(meter or None)
     if as_json:
         _show(found)
         return
     machine = found["machine"]
     _show(f"{machine.get('cpu_model') or 'unknown CPU'}, {(found['memory_bytes'] or 0) / 1e9:.0f} GB of memory")
     for source in found["sources"]:
-        fix = f" To change that: {source['fix']}" if source.get("fix") else ""
-        _show(f"  {source['source']}: {source['status']}. {source['detail']}{fix}")
+        fix = f". To change that: {source['fix']}" if source["fix"] else ""
+        period = f"; changes every {source['period_seconds']:.3g} s" if source["period_seconds"] else ""
+        _show(f"  {source['source']}: {source['status']}. {source['detail']}{period}{fix}")
     _show(f"Energy here comes from: {', '.join(found['meter'])}")
     _show("Engines: " + ", ".join(f"{n}{'' if ok else ' (not installed)'}" for n, ok in found["engines"].items()))
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def meter(
+    command: Annotated[list[str] | None, typer.Argument(help="After --: what to run.", show_default=False)] = None,
+    source: Meter = "auto",
+    repeat: Annotated[int, typer.Option(min=1, help="Run it so often, and give the mean with its interval.")] = 1,
+    warm_up: Annotated[int, typer.Option(min=0, help="Runs beforehand that do not count.")] = 0,
+    idle: Annotated[float, typer.Option(min=0, help="Seconds of idling before and after; 0 reads no idle power.")] = 5,
+    recover: Annotated[bool, typer.Option("--recover", help="Only tell what killed weighings had spent.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, the last of the error stream.")] = False,
+) -> None:
+    """Weigh any command: leanwatt meter -- COMMAND. Says what it took on the error stream; its exit code is ours."""
+    from leanwatt import verbs
+    from leanwatt.weigh import Run, facts, lines, words
+
+    killed = verbs.recover()
+    for each in killed:
+        _say(f"a weighing was killed after at least {words(Run(each, 0))}")
+    if recover:
+        return
+    if not command:
+        raise StudyError("There is nothing to weigh. Write it after two dashes: leanwatt meter -- python train.py")
+    weighing = verbs.meter(command, source, repeat=repeat, warm_up=warm_up, idle_seconds=idle)
+    for line in [json.dumps(facts(weighing), default=str)] if as_json else lines(weighing):
+        print(line, file=sys.stderr) if as_json else _say(line)
+    raise typer.Exit(weighing.exit_code)
 
 
 @app.command()
@@ -235,7 +264,7 @@ def _energy_words(reply: Any) -> str:
     energy = reply.energy
     spent = f"{reply.cpu_seconds:.3f} CPU-seconds"
     if energy.joules is None:
-        return f"{spent}; energy unknown"
+        return f"{spent}; energy unknown" + (f" ({'; '.join(energy.flags)})" if energy.flags else "")
     band = f" ({energy.lower:.2g} to {energy.upper:.2g})" if energy.lower is not None else ""
     return f"{spent}, {energy.joules:.2g} J{band}, {energy.provenance}"
 
@@ -258,7 +287,7 @@ def _primary(values: Any) -> str:
 
 def main() -> None:
     """Run the command line: exit code 2 for the user's mistakes, 1 for failures, 130 for Ctrl-C."""
-    if "--debug" in sys.argv:
+    if "--debug" in sys.argv[: sys.argv.index("--") if "--" in sys.argv else None]:
         sys.argv.remove("--debug")  # Wherever it stands: people add it to the end of what failed.
         app()
         return
@@ -279,5 +308,9 @@ def main() -> None:
 
 
 def _said(message: str, code: int) -> int:
-    print(f"leanwatt: {message}", file=sys.stderr)
+    _say(message)
     return code
+
+
+def _say(message: str) -> None:
+    print(f"leanwatt: {message}", file=sys.stderr)

@@ -13,7 +13,6 @@ LeanwattError
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class LeanwattError(Exception):
@@ -58,6 +57,8 @@ class StoreError(LeanwattError):
 
 def not_among(kind: str, name: object, known: Iterable[str]) -> str:
     """The sentence for a name that is not there: what there is, and the nearest."""
+    from difflib import get_close_matches  # Every file imports this one; a name is seldom wrong.
+
     there = sorted(known)
     near = get_close_matches(str(name), there, 1)
     hint = f" Did you mean '{near[0]}'?" if near else ""

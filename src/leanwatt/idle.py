@@ -1,35 +1,42 @@
-"""What the idle machine draws, read once before each round, so that net figures can be given beside gross ones."""
+"""What the idle machine draws, so that net figures can be given beside gross ones; and whether it is left alone."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from leanwatt.contracts import Meter
-from leanwatt.measurement import Measurement, Provenance, shortest_window_seconds
+from leanwatt.machine import quiet
+from leanwatt.measurement import Measurement, Provenance, Reading, shortest_window_seconds
 
 SENSED: Final = (Provenance.MEASURED, Provenance.INTEGRATED)
 """An estimate follows our own CPU time: it knows nothing of an idle machine."""
 LONGEST_SECONDS: Final = 60.0
 """A sensor that needs more than this is watched for so long all the same."""
+GLANCE_SECONDS: Final = 1.0
+"""For the neighbours, where there is no sensor to watch."""
 
 
-def idle_watts(meter: Meter, seconds: float) -> Mapping[str, float]:
-    """Mean watts by device while this process only sleeps; longer than `seconds` where the sensor is slow.
+@dataclass(frozen=True)
+class Idle:
+    """A machine on which this process only waits."""
 
-    A device without a sensor is absent, and so is one whose reading was spoiled. Nothing is waited for where there is
-    no sensor at all.
-    """
-    with meter.open() as read:
-        begin = read()
-        if not any(counter.provenance in SENSED for counter in begin.devices.values()):
-            return {}
-        time.sleep(seconds)
-        periods = [counter.period_seconds or 0.0 for counter in read().devices.values()]
-        needed = min(LONGEST_SECONDS, max(map(shortest_window_seconds, periods)))
-        time.sleep(max(0.0, needed - seconds))
-        watched = Measurement.between("idle", begin, read())
-    return {
+    watts: Mapping[str, float]
+    """By device; one without a sensor, or with a spoiled reading, is absent."""
+    is_quiet: bool | None
+    """Did others leave it alone? None where that cannot be known."""
+
+
+def idle(read: Callable[[], Reading], seconds: float) -> Idle:
+    """Watch the machine for `seconds`, longer where the sensor is slow; for one second where there is no sensor."""
+    begin = read()
+    sensed = [counter for counter in begin.devices.values() if counter.provenance in SENSED]
+    if not sensed:
+        return Idle({}, quiet(GLANCE_SECONDS).is_quiet)
+    slowest = max(shortest_window_seconds(counter.period_seconds) for counter in sensed)
+    calm = quiet(min(max(seconds, slowest), LONGEST_SECONDS))
+    watched = Measurement.between("idle", begin, read())
+    watts = {
         name: energy.joules / watched.seconds
         for name, energy in watched.devices.items()
         if energy.joules is not None and energy.provenance in SENSED
     }
+    return Idle(watts, calm.is_quiet)

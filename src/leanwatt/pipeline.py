@@ -5,15 +5,14 @@ Every job runs through the executor and ends in a record, so a run that was kill
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from leanwatt import catalog
 from leanwatt.contracts import Executor, Search, WorkerDied
 from leanwatt.errors import StudyError
-from leanwatt.idle import idle_watts
+from leanwatt.idle import idle
 from leanwatt.jobs import UNWATCHED, Attempt, Bench, Conditions, died
-from leanwatt.machine import quiet
 from leanwatt.rank import rank, with_interrupted
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Trial
@@ -87,12 +86,11 @@ class Flow:
         random.Random(f"round {number}").shuffle(order)
         missing = [trial for trial in order if not self._has("weigh", trial, number)]
         if missing:
-            flags = {"resumed": len(missing) < len(order), "contended": quiet(1.0).is_quiet is False}
-            conditions = Conditions(tuple(flag for flag, is_so in flags.items() if is_so), self._idle_watts())
+            with catalog.build(self.bench.study.meter).open() as read:
+                before = idle(read, self.bench.study.protocol.idle_seconds)
+            flags = {"resumed": len(missing) < len(order), "contended": before.is_quiet is False}
+            conditions = Conditions(tuple(flag for flag, is_so in flags.items() if is_so), before.watts)
             self._do("weigh", missing, number, conditions)
-
-    def _idle_watts(self) -> Mapping[str, float]:
-        return idle_watts(catalog.build(self.bench.study.meter), self.bench.study.protocol.idle_seconds)
 
     def _confirm(self) -> Ranking:
         """The reference, the baselines and one candidate after the other meet the test split, until one holds."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from leanwatt.bill import Amount
 from leanwatt.mistakes import abstaining, by_class
 from leanwatt.ranking import Entry, Figure, Making, Ranking, Segment
 from leanwatt.section import Grid, Section
@@ -18,6 +19,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         Section("Cost against quality", (_FRONT,), chart="front") if ranking.leader else None,
         _serving(ranking),
         _phases(ranking),
+        _bills(ranking),
         _making(ranking),
         _study(ranking),
         _weights(ranking),
@@ -168,6 +170,27 @@ def _phases(ranking: Ranking) -> Section:
         "difference of two windows of the same round. The ranking above is at natural stopping instead."
     )
     return Section("Prefill and decode", (text,), Grid(head, rows))
+
+
+def _bills(ranking: Ranking) -> Section | None:
+    if ranking.terms is None:
+        return None
+    names, currency = short_names(ranking), ranking.terms.currency or "money"
+    head = ("variant", "kWh", currency, "g CO2e", "from")
+    rows = tuple(
+        (names[entry.label], *map(_amount, (bill.kwh, bill.money, bill.grams)), bill.provenance)
+        for entry in ranking.entries
+        if (bill := entry.bill) is not None
+    )
+    text = (
+        f"Derived from the joules: {ranking.terms.words()}. The band is that of the sensor or the estimate; price, "
+        "grid and PUE are taken as they stand."
+    )
+    return Section("What a thousand tickets cost", (text,), Grid(head, rows))
+
+
+def _amount(amount: Amount | None) -> str:
+    return "-" if amount is None else figure(Figure(amount.value, amount.lower, amount.upper))
 
 
 def _megabytes(size: int | None) -> str:

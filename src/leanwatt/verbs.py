@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanwatt.errors import StoreError, StudyError
-from leanwatt.recipe import Trial
+from leanwatt.recipe import Choice, Trial
 from leanwatt.record import Record
 from leanwatt.store import Store
 from leanwatt.study import Study
 
 if TYPE_CHECKING:
     from leanwatt.jobs import Bench
-    from leanwatt.measurement import Energy
+    from leanwatt.measurement import Energy, Measurement
     from leanwatt.plan import Plan
     from leanwatt.ranking import Ranking
     from leanwatt.variants import Base
+    from leanwatt.weigh import Weighing
 
 RUNS = Path("runs")
 """Where studies keep their results, in the current folder, each under its name."""
@@ -133,7 +134,8 @@ class Reply:
     response: str | None
     cpu_seconds: float
     energy: Energy
-    """Of this answer alone: an estimate, or absent where the sensors are too slow for one answer."""
+    """This answer's share of what the sensors saw while it was given, repeatedly if need be; absent where they are too
+    slow for that, and a flag says so."""
 
 
 def recommended_model(ranking: Ranking) -> str:
@@ -203,20 +205,52 @@ def methods(room: str | None = None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def doctor() -> dict[str, Any]:
-    """What this machine can measure and run."""
+def doctor(meter: str | None = None) -> dict[str, Any]:
+    """What this machine can measure and run. `meter`, as a study writes it, is opened and watched for some seconds."""
+    from leanwatt.doctor import statuses
     from leanwatt.machine import describe, free_disk_bytes, memory_bytes
-    from leanwatt.meter.auto import chosen, statuses
+    from leanwatt.meter.auto import chosen
 
     engines = {name: about["installed"] for name, about in methods("engine")["engine"].items()}
     return {
         "machine": describe(),
         "memory_bytes": memory_bytes(),
         "free_disk_bytes": free_disk_bytes(Path.cwd()),
-        "sources": [asdict(status) for status in statuses()],
+        "sources": [asdict(status) for status in statuses(_meter(meter) if meter else None)],
         "meter": list(chosen()),
         "engines": engines,
     }
+
+
+def meter(
+    command: Sequence[str],
+    source: str = "auto",
+    *,
+    repeat: int = 1,
+    warm_up: int = 0,
+    idle_seconds: float = 5.0,
+) -> Weighing:
+    """Weigh any command. `source` is a meter as a study writes it. Raises MeterError, StudyError."""
+    from leanwatt.weigh import Request, weigh
+
+    return weigh(Request(tuple(command), _meter(source), repeat, warm_up, idle_seconds))
+
+
+def recover() -> list[Measurement]:
+    """What commands that were killed while they were weighed had spent by their last heartbeat; told once."""
+    from leanwatt.weigh import recover as recovered
+
+    return recovered()
+
+
+def _meter(text: str) -> Choice:
+    """`rapl`, or `{plug: {url: ..., kind: shelly}}`: what stands behind `meter:` in a study. Raises StudyError."""
+    import yaml
+
+    try:
+        return Choice.parse("meter", yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise StudyError(f"--meter: got {text!r}, which is not YAML: {error}") from error
 
 
 def simulate(path: str | Path, tickets: int = 9_000, seed: int = 0) -> Path:

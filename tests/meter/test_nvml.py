@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -182,6 +183,18 @@ def test_row_23_a_driver_that_fails_is_one_clean_sentence(
 def test_row_23_without_the_package_the_fix_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert nvml.status().fix == "pip install nvidia-ml-py"
+
+
+def test_row_23_beside_the_retired_package_of_the_same_name_nothing_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The old `pynvml` warns as it is loaded, and hands over to `nvidia-ml-py`; here warnings are errors."""
+    retired = "import warnings; warnings.warn('deprecated', FutureWarning)\nfrom meter.fakes import *\n"
+    (tmp_path / "pynvml.py").write_text(retired)
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _gpus._pynvml().__file__ == str(tmp_path / "pynvml.py")
+    sys.modules.pop("pynvml")
 
 
 def test_row_23_a_driver_that_fails_later_is_closed_again(library: fakes.Nvml) -> None:

@@ -45,12 +45,14 @@ class Steady:
         self.closed += 1
 
 
-def test_row_24_a_stepped_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [-60.0, 3600.0])
+def test_row_24_a_stepped_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    wall = time.time
     with sampling([Steady()]) as read:
         edges = [time.perf_counter()]
         begin = read()
         edges.append(time.perf_counter())
-        monkeypatch.setattr(time, "time", lambda: 0.0)
+        monkeypatch.setattr(time, "time", lambda: wall() + step)
         time.sleep(0.2)
         edges.append(time.perf_counter())
         spent = Measurement.between("x", begin, read())

@@ -2,15 +2,16 @@
 
 import os
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, final
 
 from leanwatt.measurement import Counter
-from leanwatt.meter._totals import CounterTotal, Device, PowerTotal, median_gap
+from leanwatt.meter._totals import CounterTotal, Device, PowerTotal, observed_period
 
+HERTZ: Final = 10.0
+"""A GPU's sensor changes about every 100 ms; power must be sampled as often."""
 PROBE_SECONDS: Final = 0.8
 PROBE_CHANGES: Final = 4
 MOST_WATTS_OVER_LIMIT: Final = 2.0
@@ -50,17 +51,9 @@ class Gpu:
         return MOST_WATTS if not limit else MOST_WATTS_OVER_LIMIT * limit / 1000
 
     def period_seconds(self) -> float | None:
-        """How often its sensor changes, as seen now: the median of a few; None where it stood still."""
+        """How often its sensor changes, as seen now; None where it stood still."""
         read = self.millijoules if self.has_counter else self.milliwatts
-        end = time.perf_counter() + PROBE_SECONDS
-        changes: list[float] = []
-        last = read()
-        while len(changes) <= PROBE_CHANGES and (now := time.perf_counter()) < end:
-            if (value := read()) != last:
-                changes.append(now)
-                last = value
-            time.sleep(0.001)
-        return median_gap(changes)
+        return observed_period(read, PROBE_SECONDS, PROBE_CHANGES, pause=0.001)
 
     def is_shared(self) -> bool:
         """Does another process compute on it? False where the driver does not say."""

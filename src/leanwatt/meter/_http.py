@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar, final
 from urllib.parse import urlsplit
 
 from leanwatt.errors import MeterError
-from leanwatt.measurement import Counter
+from leanwatt.measurement import Counter, SourceStatus
 from leanwatt.meter._totals import CounterTotal, PowerTotal, median_gap
 
 TIMEOUT_SECONDS: Final = 2.0
@@ -78,6 +78,17 @@ def require_url(url: str) -> None:
         raise ValueError("url must start with http:// or https:// and name a host")
     if parts.username or parts.password:
         raise ValueError("url must hold no user or password; put them into the environment (see the meter's page)")
+
+
+def unasked(source: str, settings: str) -> SourceStatus:
+    """What `doctor` shows of a meter that is asked over a network: nothing is asked until it is given an address."""
+    example = f"{{{source}: {{{settings}}}}}"
+    return SourceStatus(
+        source,
+        "absent",
+        "no address is given",
+        f"leanwatt doctor --meter '{example}', and the same in a study's `meter`",
+    )
 
 
 def endpoint(url: str, name: str, certificate: str = "") -> Endpoint:

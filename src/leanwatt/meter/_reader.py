@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Final, Protocol, final
 
 from leanwatt.measurement import Counter, Reading
+from leanwatt.meter._tree import running_cpu_seconds
 
 HERTZ: Final = 5.0
 """Samples per second: often enough that no counter wraps unseen, seldom enough to cost 0.5 % of a core at most."""
@@ -147,9 +148,9 @@ def local_rank() -> int:
 
 
 def own_cpu_seconds() -> float:
-    """User and system time of this process, all its threads, and its finished children."""
+    """User and system time of this process, all its threads, its finished children, and commands it watches."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+    return time.process_time() + children.ru_utime + children.ru_stime + running_cpu_seconds()
 
 
 def other_cpu_seconds(stat: str = "/proc/stat") -> float | None:

@@ -1,7 +1,8 @@
 """Running totals that survive bad sensors: what a counter or a power sensor showed, and how far it can be believed."""
 
+import time
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -43,6 +44,17 @@ def median_gap(times: Sequence[float]) -> float | None:
     """The usual time between changes of a sensor; None for fewer than two changes."""
     gaps = sorted(after - before for before, after in pairwise(times))
     return gaps[len(gaps) // 2] if gaps else None
+
+
+def observed_period(read: Callable[[], float | None], within: float, changes: int, pause: float) -> float | None:
+    """How often what a sensor shows changes, as seen now: the median of a few; None where it stood still."""
+    end, times, last = time.perf_counter() + within, list[float](), read()
+    while len(times) <= changes and (now := time.perf_counter()) < end:
+        if (value := read()) != last:
+            times.append(now)
+            last = value
+        time.sleep(pause)
+    return median_gap(times)
 
 
 @dataclass

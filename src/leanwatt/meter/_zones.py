@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, final
 
 from leanwatt.measurement import Counter
-from leanwatt.meter._totals import CounterTotal, Device, median_gap
+from leanwatt.meter._totals import CounterTotal, Device, observed_period
 
 ROOTS: Final = ("/sys/class/powercap", "/zeus_sys/class/powercap")
 """The second is where a container may be given the host's, since the first is masked there."""
@@ -186,14 +186,5 @@ def _stays_together(first: Zone, second: Zone) -> bool:
 
 
 def period_seconds(zone: Zone) -> float | None:
-    """How often the counter changes, as seen now: the median of a few; None where it stood still."""
-    end = time.perf_counter() + PROBE_SECONDS
-    changes: list[float] = []
-    last = zone.microjoules()
-    while len(changes) <= PROBE_CHANGES and (now := time.perf_counter()) < end:
-        value = zone.microjoules()
-        if value != last:
-            changes.append(now)
-            last = value
-        time.sleep(0.0001)
-    return median_gap(changes)
+    """How often the counter changes, as seen now; None where it stood still."""
+    return observed_period(zone.microjoules, PROBE_SECONDS, PROBE_CHANGES, pause=0.0001)

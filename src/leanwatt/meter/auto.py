@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from leanwatt.contracts import Meter
-from leanwatt.measurement import SourceStatus
-from leanwatt.meter import _gpus, _zones, estimate, nvml, rapl
+from leanwatt.meter import _gpus, _zones, estimate
 from leanwatt.meter._cpu_share import CpuShareSource
 from leanwatt.meter._reader import HERTZ, Reader, Source, sampling
 
@@ -30,16 +29,13 @@ class Auto(Meter):
         else:
             gpus.close()
         sources.append(CpuShareSource(estimate.Estimate().tdp(), with_package=not zones.zones))
-        hertz = nvml.HERTZ if gpus.gpus else HERTZ
+        hertz = _gpus.HERTZ if gpus.gpus else HERTZ
         return sampling(sources, hertz=hertz, at_edges=_gpus.synchronize)
 
 
 def chosen() -> tuple[str, ...]:
     """The sources that `auto` reads here, best first: `("rapl", "nvml")`, or `("nvml", "estimate")`."""
+    from leanwatt.meter import nvml, rapl
+
     found = [each.source for each in (rapl.status(), nvml.status()) if each.status == "ok"]
     return tuple(found if "rapl" in found else [*found, "estimate"])
-
-
-def statuses() -> tuple[SourceStatus, ...]:
-    """What `doctor` shows: every source of this machine, what is wrong with it, and what would help."""
-    return (rapl.status(), nvml.status(), estimate.status())

@@ -16,16 +16,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+from leanwatt.bill import JOULES_PER_KWH
 from leanwatt.contracts import Meter
 from leanwatt.errors import MissingExtraError
-from leanwatt.measurement import Counter, Provenance, Scope
+from leanwatt.measurement import Counter, Provenance, Scope, SourceStatus
 from leanwatt.meter._gpus import synchronize
 from leanwatt.meter._reader import Reader, require_positive, sampling
 
-JOULES_PER_KWH: Final = 3.6e6
 LOWER: Final = 1 / 1.47
 UPPER: Final = 1 / 0.26
 PARTS: Final[Mapping[str, Scope]] = {"cpu": "package", "gpu": "gpu", "ram": "memory"}
+FIX: Final = "pip install 'leanwatt[codecarbon]'"
 
 
 @final
@@ -44,6 +45,17 @@ class Codecarbon(Meter):
     def open(self) -> AbstractContextManager[Reader]:
         """Start its tracker. Raises MissingExtraError without codecarbon."""
         return _opened(_tracker(self.country, self.every_seconds))
+
+
+def status() -> SourceStatus:
+    """What `doctor` shows of codecarbon: it is installed or not; what it reads, it does not say."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        detail = f"codecarbon {version('codecarbon')}: for comparison; its figures are labelled estimated"
+    except PackageNotFoundError:
+        return SourceStatus("codecarbon", "absent", "the Python package 'codecarbon' is not installed", FIX)
+    return SourceStatus("codecarbon", "ok", detail)
 
 
 class _Totals:
@@ -84,9 +96,7 @@ def _library() -> Any:
     try:
         return importlib.import_module("codecarbon")
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"meter: codecarbon needs '{error.name}'. Install it with: pip install codecarbon"
-        ) from error
+        raise MissingExtraError(f"meter: codecarbon needs '{error.name}'. Install it with: {FIX}") from error
 
 
 @contextlib.contextmanager

@@ -16,11 +16,8 @@ from typing import final
 from leanwatt.contracts import Meter
 from leanwatt.errors import MeterError
 from leanwatt.measurement import SourceStatus
-from leanwatt.meter._gpus import GpuSource, find, synchronize
+from leanwatt.meter._gpus import HERTZ, GpuSource, find, synchronize
 from leanwatt.meter._reader import Reader, require_positive, sampling
-
-HERTZ = 10.0
-"""A GPU's sensor changes about every 100 ms; power must be sampled as often."""
 
 
 @final

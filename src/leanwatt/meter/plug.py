@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, final
 
 from leanwatt.contracts import Meter
-from leanwatt.meter._http import PolledSource, Poller, UnreadableError, endpoint, require_url
+from leanwatt.measurement import SourceStatus
+from leanwatt.meter._http import PolledSource, Poller, UnreadableError, endpoint, require_url, unasked
 from leanwatt.meter._reader import Reader, require_positive, sampling
 from leanwatt.meter._totals import CounterTotal, Device, PowerTotal
 
@@ -60,6 +61,11 @@ class Plug(Meter):
         )
         total = PowerTotal(device) if self.read == "power" else CounterTotal(device)
         return sampling([PolledSource(poller, total)])
+
+
+def status() -> SourceStatus:
+    """What `doctor` shows of it before an address is given."""
+    return unasked("plug", "url: http://192.168.1.20, kind: shelly")
 
 
 def _figure(answer: Any, kind: str, read: str) -> float:

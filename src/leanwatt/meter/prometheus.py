@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from leanwatt.contracts import Meter
 from leanwatt.errors import MeterError
-from leanwatt.measurement import Counter, Scope
-from leanwatt.meter._http import Poller, UnreadableError, endpoint, require_url
+from leanwatt.measurement import Counter, Scope, SourceStatus
+from leanwatt.meter._http import Poller, UnreadableError, endpoint, require_url, unasked
 from leanwatt.meter._reader import Reader, require_positive, sampling
 from leanwatt.meter._totals import CounterTotal, Device, median_gap
 
@@ -84,6 +84,11 @@ class Prometheus(Meter):
         return Device(
             name, "prometheus", scopes[scope], self.most_watts, joules_per_step=1e-3, stuck_seconds=float("inf")
         )
+
+
+def status() -> SourceStatus:
+    """What `doctor` shows of it before an address is given."""
+    return unasked("prometheus", "url: http://prometheus.example:9090, kind: dcgm")
 
 
 @final

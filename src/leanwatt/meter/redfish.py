@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from leanwatt.contracts import Meter
-from leanwatt.meter._http import Endpoint, PolledSource, Poller, UnreadableError, endpoint, require_url
+from leanwatt.measurement import SourceStatus
+from leanwatt.meter._http import Endpoint, PolledSource, Poller, UnreadableError, endpoint, require_url, unasked
 from leanwatt.meter._reader import Reader, require_positive, sampling
 from leanwatt.meter._totals import Device, PowerTotal
 
@@ -44,6 +45,11 @@ class Redfish(Meter):
         poller.first("redfish")
         device = Device("node", "redfish", "node", self.most_watts, period_seconds=self.every_seconds)
         return sampling([PolledSource(poller, PowerTotal(device))])
+
+
+def status() -> SourceStatus:
+    """What `doctor` shows of it before an address is given."""
+    return unasked("redfish", "url: https://bmc.example/redfish/v1/Chassis/1/Power")
 
 
 class _Sensor:

@@ -19,7 +19,7 @@ from leanwatt.errors import MeterError, MissingExtraError
 from leanwatt.measurement import Counter, Scope, SourceStatus
 from leanwatt.meter._gpus import synchronize
 from leanwatt.meter._reader import HERTZ, Reader, require_positive, sampling
-from leanwatt.meter._totals import CounterTotal, Device
+from leanwatt.meter._totals import CounterTotal, Device, observed_period
 
 PARTS: Final[Mapping[str, tuple[str, Scope]]] = {
     "cpu_total_mj": ("package", "package"),
@@ -30,6 +30,9 @@ PARTS: Final[Mapping[str, tuple[str, Scope]]] = {
     "dram_mj": ("dram-0", "dram"),
 }
 """Field of zeus's measurement -> device and scope. Cores and clusters are parts of these and are never added."""
+FIX: Final = "pip install 'leanwatt[zeus]'"
+PROBE_SECONDS: Final = 0.8
+PROBE_CHANGES: Final = 4
 
 
 @final
@@ -45,7 +48,10 @@ class Zeus(Meter):
 
     def open(self) -> AbstractContextManager[Reader]:
         """Start reading. Raises MissingExtraError without zeus, and MeterError where it finds no device."""
-        sensors = _sensors()
+        try:
+            sensors = _sensors()
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(f"meter: zeus needs '{error.name}'. Install it with: {FIX}") from error
         if not sensors:
             raise MeterError("meter: zeus finds no GPU, Apple silicon or Jetson here. Choose `meter: auto`.")
         return sampling([_Source(sensors, self.most_watts)], hertz=HERTZ, at_edges=synchronize)
@@ -55,9 +61,12 @@ def status() -> SourceStatus:
     """What `doctor` shows of zeus."""
     try:
         sensors = _sensors()
-    except MissingExtraError as error:
-        return SourceStatus("zeus", "absent", "the Python package zeus is not installed", str(error))
-    return SourceStatus("zeus", "ok" if sensors else "absent", ", ".join(each.name for each in sensors) or "no device")
+    except ModuleNotFoundError as error:
+        return SourceStatus("zeus", "absent", f"the Python package '{error.name}' is not installed", FIX)
+    if not sensors:
+        return SourceStatus("zeus", "absent", "zeus finds no GPU, Apple silicon or Jetson here")
+    period = observed_period(sensors[0].millijoules, PROBE_SECONDS, PROBE_CHANGES, pause=0.001)
+    return SourceStatus("zeus", "ok", ", ".join(each.name for each in sensors), period_seconds=period)
 
 
 @dataclass(frozen=True)
@@ -96,13 +105,10 @@ def _device(sensor: _Sensor, most_watts: float) -> Device:
 
 
 def _sensors() -> list[_Sensor]:
-    """Each counter that zeus can read now. Raises MissingExtraError."""
-    try:
-        # One of its dependencies prints to stdout as it is imported, where our commands write JSON.
-        with contextlib.redirect_stdout(sys.stderr):
-            device, exception = importlib.import_module("zeus.device"), importlib.import_module("zeus.exception")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"meter: zeus needs '{error.name}'. Install it with: pip install zeus") from error
+    """Each counter that zeus can read now. Raises ModuleNotFoundError."""
+    # One of its dependencies prints to stdout as it is imported, where our commands write JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+        device, exception = importlib.import_module("zeus.device"), importlib.import_module("zeus.exception")
     failure = exception.ZeusBaseError
     return _gpu_sensors(device.get_gpus, failure) + _chip_sensors(device.get_soc, failure)
 
