@@ -38,7 +38,7 @@ class Gram:
         x, features = inputs.float(), inputs.shape[-1]
         if self._upper is None:
             self._upper = x.new_zeros(features, features)
-        size = -(-features // 4)
+        size = -(-features // 8)
         for start in range(0, features, size):  # Little more than half of the products: it is symmetric.
             self._upper[start : start + size, start:].addmm_(x[:, start : start + size].t(), x[:, start:])
         self.tokens += len(x)

@@ -110,12 +110,13 @@ def test_a_fresh_process_gives_the_same_logits(saved: Callable[[str], Path], con
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pruner", ["magnitude", "wanda", "sparsegpt"])
 def test_zeros_stay_zero_through_training_and_quantization(
-    family: str, saved: Callable[[str], Path], context: Any
+    pruner: str, family: str, saved: Callable[[str], Path], context: Any
 ) -> None:
     model = applied(
         [
-            Choice("prune", "magnitude", {"pattern": "2:4"}),
+            Choice("prune", pruner, {"pattern": "2:4"}),
             Choice("finetune", "full", {"epochs": 4}),
             Choice("quantize", "round_to_nearest", {"bits": 4, "group": 16}),
         ],

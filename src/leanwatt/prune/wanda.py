@@ -70,6 +70,6 @@ def _scores(model: Model, stage: Stage) -> dict[str, "torch.Tensor"]:
     """|weight| * norm of its input, (outputs, inputs)."""
     import torch
 
-    squares = sum(torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).square() for x in stage.inputs())
+    squares = sum(inputs.float().square().sum(0) for inputs in stage.inputs())
     norms = torch.as_tensor(squares).sqrt()
     return {name: gone_first(model, name, weight_of(each).abs() * norms) for name, each in stage.layers.items()}
