@@ -23,6 +23,18 @@ STEPS = {
     "half": [Choice("prune", "magnitude", {"sparsity": 0.5})],
     "half over all": [Choice("prune", "magnitude", {"sparsity": 0.5, "over": "model"})],
     "2:4": [Choice("prune", "magnitude", {"pattern": "2:4"})],
+    "wanda": [Choice("prune", "wanda", {"sparsity": 0.5})],
+    "wanda over all": [Choice("prune", "wanda", {"sparsity": 0.5, "over": "model"})],
+    "wanda 4:8": [Choice("prune", "wanda", {"pattern": "4:8"})],
+    "sparsegpt": [Choice("prune", "sparsegpt", {"sparsity": 0.5})],
+    "sparsegpt over all": [Choice("prune", "sparsegpt", {"sparsity": 0.5, "over": "model"})],
+    "sparsegpt 2:4": [Choice("prune", "sparsegpt", {"pattern": "2:4"})],
+    "sparsegpt 2:4, bf16, full, 4 bit": [
+        Choice("finetune", "full", {"precision": "bf16"}),
+        Choice("prune", "sparsegpt", {"pattern": "2:4"}),
+        Choice("finetune", "full"),
+        Choice("quantize", "round_to_nearest", {"bits": 4, "group": 16}),
+    ],
     "width": [Choice("prune", "width", {"keep": 0.5})],
     "depth": [Choice("prune", "depth", {"remove": 1})],
     "8 bit": [Choice("quantize", "round_to_nearest", {"bits": 8})],
@@ -98,12 +110,13 @@ def test_a_fresh_process_gives_the_same_logits(saved: Callable[[str], Path], con
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pruner", ["magnitude", "wanda", "sparsegpt"])
 def test_zeros_stay_zero_through_training_and_quantization(
-    family: str, saved: Callable[[str], Path], context: Any
+    pruner: str, family: str, saved: Callable[[str], Path], context: Any
 ) -> None:
     model = applied(
         [
-            Choice("prune", "magnitude", {"pattern": "2:4"}),
+            Choice("prune", pruner, {"pattern": "2:4"}),
             Choice("finetune", "full", {"epochs": 4}),
             Choice("quantize", "round_to_nearest", {"bits": 4, "group": 16}),
         ],
