@@ -24,6 +24,7 @@ LAYERS = (
     ("record", "study", "machine"),
     ("contracts",),
     ("prompt", "console", "metrics", "files", "data", "split", "survey", "model", "training", "calibration"),
+    ("second_order",),
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
     ("catalog",),
     ("ledger", "variants", "simulate", "starter"),
