@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from leanwatt import catalog
 from leanwatt.model import linears, load, weight_of
-from leanwatt.quantize.round_to_nearest import nearest_codes
+from leanwatt.quantize._codes import nearest_codes
 from leanwatt.recipe import Choice
 
 WEIGHTS = arrays.arrays("float32", (3, 8), elements=st.floats(-8, 8, width=32))

@@ -110,14 +110,14 @@ class _OpenVino:
 
 def _facts(compiled: Any, compute: str, activations: str, about: dict[str, Any]) -> dict[str, Any]:
     kernels = graph.kernels(compiled)
-    bits = about["facts"]["codes_bits"]
-    weights = f"int{bits}" if bits else compute
+    stored = about["facts"]["codes_kind"]
+    weights = stored or compute
     return {
         "engine": f"openvino {ov.__version__.split('-')[0]}",
         "weight_dtype": weights,
         "compute_dtype": compute,
-        "activations": activations if bits else "float",
-        "kernel": f"{weights} weights, {compute}" if bits else f"dense {compute}",
+        "activations": activations if stored in ("int8", "int4") else "float",
+        "kernel": f"{weights} weights, {compute}" if stored else f"dense {compute}",
         "primitives": kernels,
         "requantized": False,
     }
