@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import FAMILIES
 
-from leanwatt.calibration import BATCH, LONGEST, block_influence, input_norms, inputs_of, sample, walk
+from leanwatt.calibration import BATCH, LONGEST, block_influence, input_norms, inputs_of, sample, stages, walk
 from leanwatt.errors import RefusedError
 from leanwatt.model import blocks, linears, load, weight_of
 
@@ -97,6 +97,52 @@ def test_a_walk_shows_each_block_what_the_changed_blocks_before_it_send_on(
         visited += visit.layers
     assert visited == list(linears(model.module))
     assert all("forward" not in vars(block) for block in blocks(model.module))
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "opt", "phi", "gpt_neox", "qwen3", "gemma"])
+def test_a_stage_sees_what_all_changed_layers_before_it_send_on(
+    family: str, saved: Callable[[str], Path], context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer's inputs are those of a whole run of the model as it is then, and what is sent on is right too."""
+    monkeypatch.setattr("leanwatt.calibration.BATCH", 5)
+    model, visited = load(saved(family)), list[str]()
+    for stage in stages(model, sample(model, context, 1000), context):
+        found = sum(inputs.double().square().sum(0) for inputs in stage.inputs())
+        for layer in stage.layers.values():
+            expected = slow_inputs(model, layer, context).double().square().sum(0)
+            assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-5)
+        for layer in stage.layers.values():
+            weight_of(layer).mul_(1.5)
+        visited += stage.layers
+    assert sorted(visited) == sorted(linears(model.module))
+
+
+def test_a_stage_holds_the_layers_that_read_the_same_tensor(saved: Callable[[str], Path], context: Any) -> None:
+    model = load(saved("llama"))
+    seen = [
+        [name.removeprefix("model.layers.").partition(".")[2] for name in stage.layers]
+        for stage in stages(model, sample(model, context, 3), context)
+    ]
+    block = [
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ["self_attn.o_proj"],
+        ["mlp.gate_proj", "mlp.up_proj"],
+        ["mlp.down_proj"],
+    ]
+    assert seen == block * 2
+
+
+def test_a_stage_that_fails_leaves_the_model_as_it_was(saved: Callable[[str], Path], context: Any) -> None:
+    import torch
+
+    model = load(saved("llama"))
+    with pytest.raises(RuntimeError, match="boom"):
+        for _ in stages(model, sample(model, context, 3), context):
+            raise RuntimeError("boom")
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.module.modules())
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    model.module(torch.tensor([[3, 4]])).logits.sum().backward()
 
 
 def test_layers_that_read_the_same_tensor_share_it(saved: Callable[[str], Path], context: Any) -> None:

@@ -62,11 +62,15 @@ def test_what_is_no_pattern(wrong: str) -> None:
         parse_pattern(wrong)
 
 
-def test_a_group_that_does_not_divide_is_refused() -> None:
-    import torch
-
-    with pytest.raises(RefusedError, match="6 inputs cannot be pruned in groups of 4"):
-        n_of_m(torch.ones(2, 6), 2, 4)
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+def test_a_group_that_does_not_divide_is_refused_before_any_work(
+    name: str, saved: Callable[[str], Path], context: Any
+) -> None:
+    model = load(saved("llama"))
+    before = {layer: weight_of(each).clone() for layer, each in linears(model.module).items()}
+    with pytest.raises(RefusedError, match=r"q_proj has 32 inputs and cannot be pruned in groups of 5"):
+        step(name, pattern="3:5").apply(model, context)
+    assert all(weight_of(each).equal(before[layer]) for layer, each in linears(model.module).items())
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.875])

@@ -1,7 +1,9 @@
 """What goes through a model on examples of its own task: the statistics that pruning and quantization read.
 
-`walk` goes block by block, so that memory holds the activations of one block, and each block sees what the blocks
-before it, already changed, send on.
+Both ways go block by block, so that memory holds the activations of one block, and each block sees what the blocks
+before it, already changed, send on. `stages` halts inside the blocks too, before each group of layers that read the
+same tensor: the calibration is then one pass through the model, and a layer sees all changes before it. `walk` shows
+a block whole, as often as one likes.
 """
 
 from __future__ import annotations
@@ -80,9 +82,13 @@ class Visit:
         """What leaves the block as it is now, (lessons, longest, features)."""
         import torch
 
-        args, kwargs = batch.calls[self.index]
         with torch.inference_mode():
-            out = self.block(batch.hidden, *args, **kwargs)
+            return self.run(batch)
+
+    def run(self, batch: Batch) -> torch.Tensor:
+        """The same in whatever mode torch is in."""
+        args, kwargs = batch.calls[self.index]
+        out = self.block(batch.hidden, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
 
     def inputs(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -105,28 +111,102 @@ class Visit:
 
 
 def _real_tokens(latest: dict[str, torch.Tensor], real: torch.Tensor) -> dict[str, torch.Tensor]:
-    whole = bool(real.all())
     found: dict[int, torch.Tensor] = {}
     for inputs in latest.values():
         if id(inputs) not in found:
-            flat = inputs.flatten(0, -2)  # OPT's MLP sees the tokens of all lessons in one row after the other.
-            found[id(inputs)] = flat if whole else flat[real.flatten()]
+            found[id(inputs)] = _tokens(inputs, real)
     return {name: found[id(inputs)] for name, inputs in latest.items()}
+
+
+def _tokens(inputs: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """(tokens, features) without padding; OPT's MLP sees the tokens of all lessons in one row after the other."""
+    flat = inputs.flatten(0, -2)
+    return flat if bool(real.all()) else flat[real.flatten()]
 
 
 def walk(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Visit]:
     """Visit the blocks in order. What the visitor changes in a block is in force for the blocks after it."""
     stack = blocks(model.module)
+    for visit in _visits(model, on, context):
+        yield visit
+        if visit.index < len(stack) - 1:
+            for batch in visit.batches:
+                batch.hidden.copy_(visit.outputs(batch))
+
+
+def _visits(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Visit]:
+    stack, layers = blocks(model.module), linears(model.module)
     batches = [_entering(model, part, stack) for part in _parts(on)]
-    layers = linears(model.module)
     for index, block in enumerate(stack):
         own = {id(each) for each in block.modules()}
-        visit = Visit(block, {name: each for name, each in layers.items() if id(each) in own}, index, batches)
-        yield visit
-        if index < len(stack) - 1:
-            for batch in batches:
-                batch.hidden.copy_(visit.outputs(batch))
+        yield Visit(block, {name: each for name, each in layers.items() if id(each) in own}, index, batches)
         context.progress("calibration", (index + 1) / len(stack))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Linear layers that read the same tensor, just before they are run."""
+
+    layers: dict[str, Any]
+    """Named as in `linears`."""
+    batches: Sequence[Batch]
+    halted: list[torch.Tensor]
+    """Per batch, what enters these layers, padding included."""
+
+    def inputs(self) -> Iterator[torch.Tensor]:
+        """Batch by batch, what enters these layers: real tokens only, (tokens, features)."""
+        for inputs, batch in zip(self.halted, self.batches, strict=True):
+            yield _tokens(inputs, batch.real)
+
+
+def stages(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Stage]:
+    """Visit the linear layers in the order in which they run, those that read the same tensor together.
+
+    What the visitor changes in them is in force for all that comes after, in the same block too: the "true sequential"
+    order of GPTQ's code. Each batch goes through the model once.
+    """
+    groups = _same_input(model, on[0])
+    for visit in _visits(model, on, context):
+        yield from _halting(visit, [group for group in groups if visit.layers.keys() & group.keys()])
+
+
+def _same_input(model: Model, lesson: Lesson) -> list[dict[str, Any]]:
+    """The linear layers, those that read the same tensor together, in the order in which they run."""
+    import torch
+
+    layers, groups = linears(model.module), dict[int, dict[str, Any]]()
+    with inputs_of(layers) as latest:
+        with torch.inference_mode():
+            model.module.base_model(input_ids=torch.tensor([lesson.ids[:2]]), use_cache=False)
+        for name, inputs in latest.items():
+            groups.setdefault(id(inputs), {})[name] = layers[name]
+    return list(groups.values())
+
+
+def _halting(visit: Visit, groups: Sequence[dict[str, Any]]) -> Iterator[Stage]:
+    """One block, batch beside batch: each is a greenlet, whose stack stays where it halted until its next turn."""
+    import torch
+    from greenlet import getcurrent, greenlet
+
+    def halt(_module: Any, args: tuple[Any, ...]) -> None:
+        if getcurrent() in passes:  # A visitor may run the model on its own account.
+            getcurrent().parent.switch(args[0])
+
+    passes = [greenlet(visit.run) for _ in visit.batches]
+    hooks = [next(iter(group.values())).register_forward_pre_hook(halt) for group in groups]
+    halted: list[Any] = list(visit.batches)
+    try:
+        for group in [*groups, None]:
+            for i, each in enumerate(passes):
+                with torch.inference_mode():  # Here and not in `run`: the mode belongs to the thread, which all share.
+                    halted[i] = each.switch(halted[i]) if not each else each.switch()
+            if group:
+                yield Stage(group, visit.batches, halted)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for batch, outputs in zip(visit.batches, halted, strict=True):
+        batch.hidden.copy_(outputs)
 
 
 def _entering(model: Model, part: Sequence[Lesson], stack: Any) -> Batch:

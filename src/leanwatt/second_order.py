@@ -81,8 +81,10 @@ def inverse_factor(gram: torch.Tensor, damping: float, name: str) -> torch.Tenso
 class Rule(Protocol):
     """How a method settles columns; a column is one input of a layer, for all its outputs."""
 
-    group: int
-    """Columns that are looked at together, such as those that share a scale or a pattern."""
+    @property
+    def group(self) -> int:
+        """Columns that are looked at together, such as those that share a scale or a pattern."""
+        ...
 
     def look(self, start: int, values: torch.Tensor, spread: torch.Tensor) -> None:
         """Before columns `start`, ... of a group are settled.

@@ -11,7 +11,7 @@ from annotated_types import Gt, Lt
 
 from leanwatt.contracts import Context, Step
 from leanwatt.model import Model
-from leanwatt.prune._masking import n_of_m, parse_pattern, put_on, unstructured, whole_weights
+from leanwatt.prune._masking import Cut, gone_first, put_on, whole_weights
 
 
 @final
@@ -20,34 +20,23 @@ class Magnitude(Step):
     """Set the smallest weights of the blocks' linear layers to zero."""
 
     sparsity: Annotated[float, Gt(0), Lt(1)] | None = None
-    """Share of the weights that goes; or give a pattern."""
+    """Share of the weights that goes; or give a pattern. What earlier pruning removed counts."""
     pattern: str | None = None
     """N:M, such as "2:4": of every M neighbours along the inputs the N largest stay."""
     over: Literal["layer", "model"] = "layer"
     """The sparsity holds in every layer, or one threshold holds over all of them."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if (self.sparsity is None) == (self.pattern is None):
-            raise ValueError("give either sparsity or pattern")
-        if self.pattern is not None:
-            parse_pattern(self.pattern)
+        Cut(self.sparsity, self.pattern, self.over)
 
     def apply(self, model: Model, context: Context) -> Model:
         """Zero the weights in place and keep the masks."""
-        import torch
-
-        sizes = {name: weight.abs().float() for name, weight in whole_weights(model, "magnitude").items()}
-        if self.pattern:
-            kept, group = parse_pattern(self.pattern)
-            masks = {name: n_of_m(size, kept, group) for name, size in sizes.items()}
-        elif self.over == "layer":
-            masks = {name: unstructured(size, self.sparsity or 0.0) for name, size in sizes.items()}
-        else:
-            together = unstructured(torch.cat([size.flatten() for size in sizes.values()]), self.sparsity or 0.0)
-            parts = torch.split(together, [size.numel() for size in sizes.values()])
-            masks = {name: part.view_as(sizes[name]) for name, part in zip(sizes, parts, strict=True)}
-        put_on(model, masks, self.pattern)
-        model.history.append(f"prune magnitude {self.pattern or self.sparsity}")
+        cut = Cut(self.sparsity, self.pattern, self.over)
+        weights = whole_weights(model, "magnitude")
+        cut.check(weights)
+        sizes = {name: gone_first(model, name, weight.abs()) for name, weight in weights.items()}
+        put_on(model, cut.masks(sizes), self.pattern)
+        model.history.append(f"prune magnitude {cut}")
         return model
