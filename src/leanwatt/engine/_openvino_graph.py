@@ -16,8 +16,10 @@ from leanwatt.engine._tokens import Tokens
 from leanwatt.errors import RefusedError
 from leanwatt.model import Codes, Model, cast, load, quiet, weight_facts
 
-VERSION = 1
+VERSION = 2
 """Raise it when the graph changes: models converted before are then converted anew."""
+ROUNDED = 32
+"""Activations that share a scale where they are rounded to 8 bits."""
 HIDDEN = -1e9
 """Added to a score that must not be seen."""
 
@@ -38,6 +40,7 @@ def convert(artifact: Path, folder: Path) -> None:
         "context": model.context,
         "heads": heads,
         "plain_tokenizer": Tokens.agrees(artifact, model.tokenizer),
+        "can_round": _can_round(model.codes),
         "facts": _facts(model, replaced),
     }
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
@@ -157,6 +160,17 @@ def _constant(codes: Codes, shape: list[int]) -> Any:
     if codes.levels is not None:
         return op.constant(_packed(codes.places.numpy(), ov.Type.nf4, shape))
     return op.constant(_packed(codes.codes.numpy(), ov.Type.i4, shape))
+
+
+def _can_round(codes: dict[str, Codes]) -> bool:
+    """Whether OpenVINO can round the activations of all these layers; else it multiplies floats and does not say so."""
+
+    def is_rounded(each: Codes) -> bool:
+        groups = each.scales.shape[1]
+        fits = groups == 1 or each.codes.shape[1] // groups % ROUNDED == 0
+        return each.levels is None and fits
+
+    return all(is_rounded(each) for each in codes.values())
 
 
 def _packed(values: Any, kind: Any, shape: list[int]) -> Any:

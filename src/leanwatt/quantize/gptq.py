@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from annotated_types import Ge, Gt, Le
 
-from leanwatt.calibration import Visit, sample, walk
+from leanwatt.calibration import sample, stages
 from leanwatt.contracts import Context, Step
 from leanwatt.model import Codes, Model, weight_of
 from leanwatt.quantize._codes import group_size, largest_code, put_in, scales_of, whole_layers
@@ -57,25 +57,26 @@ class Gptq(Step):
         return (Path(self.text),) if self.text else ()
 
     def apply(self, model: Model, context: Context) -> Model:
-        """Quantize in place, block by block: each sees what the quantized blocks before it send on."""
+        """Quantize in place, layer by layer: each sees what the quantized layers before it send on."""
         whole_layers(model, "gptq")
-        for visit in walk(model, sample(model, context, self.examples, self.text), context):
-            for names, gram in _grams(visit).items():
-                self._quantize(model, {name: visit.layers[name] for name in names}, gram.matrix)
+        for stage in stages(model, sample(model, context, self.examples, self.text), context):
+            gram = Gram()
+            for inputs in stage.inputs():
+                gram.add(inputs)
+            self._quantize(model, stage.layers, gram.matrix)
         model.history.append(f"quantize gptq {self.bits} bits, group {self.group}, by {self.order}")
         return model
 
-    def _quantize(self, model: Model, layers: dict[str, object], gram: torch.Tensor) -> None:
+    def _quantize(self, model: Model, layers: dict[str, Any], gram: torch.Tensor) -> None:
         """Layers that read the same inputs are settled together: their outputs do not know of each other."""
         import torch
 
-        weight = torch.cat([weight_of(layer).float() for layer in layers.values()])
-        codes = self.codes(weight, gram, next(iter(layers)))
-        start = 0
-        for name, layer in layers.items():
-            rows = slice(start, start + len(weight_of(layer)))
-            put_in(model, name, layer, Codes(codes.codes[rows].clone(), codes.scales[rows].clone(), self.bits))
-            start = rows.stop
+        weights = {name: weight_of(layer).float() for name, layer in layers.items()}
+        together = self.codes(torch.cat(list(weights.values())), gram, " and ".join(layers))
+        rows = [len(weight) for weight in weights.values()]
+        parts = zip(layers.items(), torch.split(together.codes, rows), torch.split(together.scales, rows), strict=True)
+        for (name, layer), codes, scales in parts:
+            put_in(model, name, layer, Codes(codes.clone(), scales.clone(), self.bits))
 
     def codes(self, weight: torch.Tensor, gram: torch.Tensor, name: str) -> Codes:
         """Integers and scales of a weight (rows, columns) whose inputs have this Gram matrix (columns, columns).
@@ -126,12 +127,3 @@ class _OnGrid:
         scale = self.scales[self.groups[column]]
         self.codes.append((values / scale).round_().clamp_(-self.largest, self.largest).mul_(self.kept[column]))
         return self.codes[-1] * scale
-
-
-def _grams(visit: Visit) -> dict[tuple[str, ...], Gram]:
-    """Names of the layers that read the same tensor -> the Gram matrix of its tokens."""
-    grams: dict[tuple[str, ...], Gram] = {}
-    for inputs in visit.shared_inputs():
-        for names, tensor in inputs.items():
-            grams.setdefault(names, Gram()).add(tensor)
-    return grams

@@ -55,6 +55,6 @@ def nearest_levels(weight: torch.Tensor, group: int) -> Codes:
     parts = grouped(weight, group)
     scales = stored_scales(parts.abs().amax(-1))
     between = (levels[1:] + levels[:-1]) / 2
-    places = torch.bucketize(parts / scales.unsqueeze(-1), between)
+    places = torch.bucketize((parts / scales.unsqueeze(-1)).contiguous(), between)
     codes = (places - LEVELS.index(0.0)).view(weight.shape).to(torch.int8)
     return Codes(codes, scales, bits=4, levels=levels)
