@@ -14,7 +14,7 @@ from leanwatt.calibration import sample, stages
 from leanwatt.errors import RefusedError
 from leanwatt.model import Model, linears, load, weight_of
 from leanwatt.quantize._codes import nearest_codes, round_to
-from leanwatt.quantize._ranges import CUTS, cut_scales, diagonal_blocks, output_errors
+from leanwatt.quantize._ranges import CUTS, cut_scales, diagonal_blocks, in_blocks, output_errors
 from leanwatt.quantize.gptq import Gptq
 from leanwatt.recipe import Choice
 
@@ -112,10 +112,10 @@ def test_blocks_of_wide_rows_are_small_and_add_up() -> None:
     assert blocks.shape == (4, 128, 128)
     change = torch.zeros(2, 512)
     change[:, 130:200] = torch.randn(2, 70, generator=torch.Generator().manual_seed(0))
-    errors = output_errors(change, blocks)
-    assert errors.shape == (2, 4)
-    assert torch.allclose(errors.sum(1), (change @ x.t()).square().sum(1), rtol=1e-3)
-    assert not errors[:, [0, 2, 3]].any()
+    errors = output_errors(in_blocks(change, 4), blocks)
+    assert errors.shape == (4, 2)
+    assert torch.allclose(errors.sum(0), (change @ x.t()).square().sum(1), rtol=1e-3)
+    assert not errors[[0, 2, 3]].any()
 
 
 def layer_errors(model: Model, on: Any, context: Any, bits: Any, group: int) -> list[dict[str, float]]:

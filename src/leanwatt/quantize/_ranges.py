@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leanwatt.quantize._codes import round_to, scales_of, stored_scales
+from leanwatt.quantize._codes import largest_code, scales_of, stored_scales
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +25,16 @@ def diagonal_blocks(gram: torch.Tensor, within: int) -> torch.Tensor:
     return torch.stack([gram[i : i + size, i : i + size] for i in range(0, len(gram), size)])
 
 
+def in_blocks(weight: torch.Tensor, count: int) -> torch.Tensor:
+    """A weight (rows, columns) by blocks of neighbouring inputs: (blocks, rows, size)."""
+    return weight.float().reshape(len(weight), count, -1).transpose(0, 1).contiguous()
+
+
 def output_errors(change: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    """Squared error of the outputs when weights (rows, columns) change by so much: (rows, blocks)."""
+    """Squared error of the outputs when weights in blocks (blocks, rows, size) change by so much: (blocks, rows)."""
     import torch
 
-    parts = change.reshape(len(change), len(blocks), -1).transpose(0, 1)
-    return (torch.bmm(parts, blocks) * parts).sum(-1).t()
+    return (torch.bmm(change, blocks) * change).sum(-1)
 
 
 def cut_scales(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int) -> torch.Tensor:
@@ -41,12 +45,15 @@ def cut_scales(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int) 
     """
     import torch
 
-    whole = scales_of(weight, bits, group)
-    rows, groups = whole.shape
+    whole, largest = scales_of(weight, bits, group), largest_code(bits)
+    groups = whole.shape[1]
     blocks = diagonal_blocks(gram, weight.shape[1] // groups)
+    parts, inside = in_blocks(weight, len(blocks)), len(blocks) // groups
     best, least = whole, torch.full_like(whole, float("inf"))
     for share in CUTS:
         tried = stored_scales(whole * share)
-        error = output_errors(round_to(weight, tried, bits).weight - weight, blocks).reshape(rows, groups, -1).sum(-1)
+        steps = tried.t().repeat_interleave(inside, 0).unsqueeze(-1)
+        change = (parts / steps).round_().clamp_(-largest, largest).mul_(steps).sub_(parts)
+        error = output_errors(change, blocks).view(groups, inside, -1).sum(1).t()
         best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
     return best

@@ -21,7 +21,7 @@ from leanwatt.contracts import Context, Step
 from leanwatt.model import Codes, Model, weight_of
 from leanwatt.quantize._codes import nearest_codes, put_in, round_to, whole_layers
 from leanwatt.quantize._folding import Fold, fold, folds_of, refuse_without_norms
-from leanwatt.quantize._ranges import cut_scales, diagonal_blocks, output_errors
+from leanwatt.quantize._ranges import cut_scales, diagonal_blocks, in_blocks, output_errors
 from leanwatt.second_order import Gram
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Awq(Step):
             scale = mean ** (i / self.powers)
             scale = scale / (scale.max() * scale.min()).sqrt()
             rounded = nearest_codes(weight * scale, self.bits, self.group).weight / scale
-            error = float(output_errors(rounded - weight, blocks).sum())
+            error = float(output_errors(in_blocks(rounded - weight, len(blocks)), blocks).sum())
             if error < least:
                 best, least = scale, error
         return best
