@@ -1,6 +1,7 @@
-"""Round to nearest against a loop, its bounds, and what must stay."""
+"""Rounding against a loop, its bounds, and what every quantizer keeps: zeros, patterns, the order of steps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from leanwatt import catalog
+from leanwatt.errors import RefusedError
 from leanwatt.model import linears, load, weight_of
-from leanwatt.quantize.round_to_nearest import nearest_codes
+from leanwatt.quantize._codes import nearest_codes, round_to
 from leanwatt.recipe import Choice
 
+QUANTIZERS: dict[str, dict[str, Any]] = {
+    "round_to_nearest": {"bits": 4},
+    "gptq": {"bits": 4},
+    "awq": {"bits": 4},
+    "smoothquant": {"bits": 8},
+    "nf4": {},
+}
+"""Every method that makes codes, with its settings besides the group."""
 WEIGHTS = arrays.arrays("float32", (3, 8), elements=st.floats(-8, 8, width=32))
 
 
@@ -105,3 +115,105 @@ def test_a_group_that_does_not_divide_is_a_scale_per_row(saved: Callable[[str], 
         load(saved("llama")), context
     )
     assert {codes.scales.shape[1] for codes in model.codes.values()} == {1}
+
+
+def quantizer(name: str, **settings_: Any) -> Any:
+    return catalog.build(Choice("quantize", name, QUANTIZERS[name] | settings_))
+
+
+def pruned(folder: Path, context: Any, **settings_: Any) -> Any:
+    return catalog.build(Choice("prune", "magnitude", settings_)).apply(load(folder), context)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("cut", [{"sparsity": 0.6}, {"pattern": "2:4"}])
+def test_zeros_and_patterns_stay(
+    name: str, family: str, cut: dict[str, Any], *, saved: Callable[[str], Path], context: Any, tmp_path: Path
+) -> None:
+    model = pruned(saved(family), context, **cut)
+    masks = {layer: mask.clone() for layer, mask in model.masks.items()}
+    quantizer(name, group=0 if family == "gpt2" else 16).apply(model, context)
+    model.save(tmp_path / "variant")
+    again = load(tmp_path / "variant")
+    assert again.codes.keys() == again.masks.keys() == masks.keys()
+    for layer, module in linears(again.module).items():
+        codes, mask, weight = again.codes[layer], masks[layer], weight_of(module)
+        assert again.masks[layer].equal(mask)
+        assert not codes.codes[~mask].any()
+        assert not weight[~mask].any()
+        assert codes.codes[mask].float().abs().mean() > 1, "what stayed has not gone too"
+        assert weight.equal(codes.weight)
+        if "pattern" in cut:
+            assert again.patterns[layer] == "2:4"
+            assert int((weight != 0).reshape(len(weight), -1, 4).sum(-1).max()) <= 2
+
+
+@given(weight=WEIGHTS, seed=st.integers(0, 2**16))
+@settings(max_examples=40, deadline=None)
+def test_a_zero_is_code_zero_however_codes_are_found(weight: Any, seed: int) -> None:
+    import torch
+
+    from leanwatt.quantize._ranges import cut_scales
+    from leanwatt.quantize.gptq import Gptq
+    from leanwatt.quantize.nf4 import nearest_levels
+
+    dice = torch.Generator().manual_seed(seed)
+    given_, x = torch.from_numpy(weight), torch.randn(30, 8, generator=dice)
+    given_ = given_ * (torch.rand(given_.shape, generator=dice) < 0.5)
+    gram = x.t() @ x
+    for group in (0, 4):
+        found = [
+            nearest_codes(given_, 4, group),
+            round_to(given_, cut_scales(given_, gram, 4, group), 4),
+            Gptq(4, group).codes(given_, gram, "layer"),
+            Gptq(8, group, order="inputs", cut=False).codes(given_, gram, "layer"),
+            nearest_levels(given_, group),
+        ]
+        for codes in found:
+            assert not codes.codes[given_ == 0].any()
+            assert not codes.weight[given_ == 0].any()
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_orders_that_would_break_codes_are_refused(name: str, saved: Callable[[str], Path], context: Any) -> None:
+    adapted = catalog.build(Choice("finetune", "lora", {"rank": 2})).apply(load(saved("llama")), context)
+    with pytest.raises(RefusedError, match=f"quantize {name}: .*merge"):
+        quantizer(name).apply(adapted, context)
+    model = quantizer(name).apply(load(saved("llama")), context)
+    with pytest.raises(RefusedError, match=f"quantize {name}: .*already"):
+        quantizer(name).apply(model, context)
+    for room, method in (("prune", {"magnitude": {"sparsity": 0.5}}), ("finetune", "full")):
+        with pytest.raises(RefusedError, match=r"prune .* after quantize would|put it before"):
+            catalog.build(Choice.parse(room, method)).apply(model, context)
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq", "smoothquant"])
+def test_calibration_can_read_plain_text(name: str, saved: Callable[[str], Path], context: Any, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("alarm first at site A then power lost " * 200, encoding="utf-8")
+    step = quantizer(name, text=str(text), examples=4)
+    assert step.files() == (text,)
+    assert quantizer(name).files() == ()
+    on_text = step.apply(load(saved("llama")), replace(context, train=[]))
+    on_tickets = quantizer(name).apply(load(saved("llama")), context)
+    assert any(
+        not on_text.codes[layer].scales.equal(on_tickets.codes[layer].scales)
+        or not on_text.codes[layer].codes.equal(on_tickets.codes[layer].codes)
+        for layer in on_text.codes
+    )
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq", "smoothquant"])
+def test_the_same_seed_gives_the_same_codes(name: str, saved: Callable[[str], Path], context: Any) -> None:
+    first, second = (quantizer(name, examples=5).apply(load(saved("gpt2")), context) for _ in range(2))
+    for layer, codes in first.codes.items():
+        assert codes.codes.equal(second.codes[layer].codes)
+        assert codes.scales.equal(second.codes[layer].scales)
+
+
+def test_weights_that_are_no_numbers_are_not_kept(saved: Callable[[str], Path], context: Any) -> None:
+    model = load(saved("llama"))
+    weight_of(linears(model.module)["model.layers.1.mlp.up_proj"])[0, 0] = float("inf")
+    with pytest.raises(RefusedError, match=r"model\.layers\.1\.mlp\.up_proj: .*no finite numbers in torch.float32"):
+        quantizer("round_to_nearest").apply(model, context)

@@ -101,6 +101,14 @@ class Visit:
                 self.outputs(batch)
                 yield _real_tokens(latest, batch.real)
 
+    def shared_inputs(self) -> Iterator[dict[tuple[str, ...], torch.Tensor]]:
+        """The same, under the names of all the layers that read a tensor: for work that is done once for them."""
+        for inputs in self.inputs():
+            readers: dict[int, list[str]] = {}
+            for name, tensor in inputs.items():
+                readers.setdefault(id(tensor), []).append(name)
+            yield {tuple(names): inputs[names[0]] for names in readers.values()}
+
 
 def _real_tokens(latest: dict[str, torch.Tensor], real: torch.Tensor) -> dict[str, torch.Tensor]:
     found: dict[int, torch.Tensor] = {}

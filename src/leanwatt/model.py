@@ -28,19 +28,35 @@ FAMILIES = "Llama, Mistral, Qwen2, Qwen3, Gemma, Phi, SmolLM, GPT-2, GPT-NeoX, O
 
 @dataclass(frozen=True)
 class Codes:
-    """A quantized weight: `weight = codes * scales`, per row and group of columns."""
+    """A quantized weight: `weight = values * scales`, per row and group of columns. A code of 0 is exactly 0."""
 
     codes: torch.Tensor
     """int8, (rows, columns)."""
     scales: torch.Tensor
     """float32, (rows, groups)."""
     bits: int
+    levels: torch.Tensor | None = None
+    """float32, (2 ** bits,), rising: the values of codes that are no integers, as in nf4. Code 0 is the level 0, -1 the
+    one below it. None where a code is its own value: who multiplies codes as integers must look here first."""
+
+    @property
+    def kind(self) -> str:
+        """`int8`, `int4` or `nf4`."""
+        return f"int{self.bits}" if self.levels is None else f"nf{self.bits}"
+
+    @property
+    def places(self) -> torch.Tensor:
+        """int64, (rows, columns): where each weight's value stands in `levels`, from 0."""
+        if self.levels is None:
+            raise ValueError(f"{self.kind} codes are integers: there is no table of levels to look them up in.")
+        return self.codes.long() + int((self.levels == 0).nonzero())
 
     @property
     def weight(self) -> torch.Tensor:
         """float32, (rows, columns)."""
         rows, groups = self.scales.shape
-        return (self.codes.view(rows, groups, -1).float() * self.scales.unsqueeze(-1)).view(rows, -1)
+        values = self.codes.float() if self.levels is None else self.levels[self.places]
+        return (values.view(rows, groups, -1) * self.scales.unsqueeze(-1)).view(rows, -1)
 
     @property
     def bytes(self) -> int:
@@ -153,7 +169,8 @@ def _load_beside(model: Model, folder: Path) -> None:
     if (folder / "codes.safetensors").is_file():
         flat = load_file(folder / "codes.safetensors")
         model.codes = {
-            name: Codes(flat[f"{name}.codes"], flat[f"{name}.scales"], bits) for name, bits in about["bits"].items()
+            name: Codes(flat[f"{name}.codes"], flat[f"{name}.scales"], bits, flat.get(f"{name}.levels"))
+            for name, bits in about["bits"].items()
         }
     if about["adapters"]:
         from peft import PeftModel
@@ -259,7 +276,7 @@ def check(model: Model) -> None:
 
 
 def weight_facts(model: Model) -> dict[str, Any]:
-    """How many weights, which share of the pruned layers is zero, in which pattern, at how many bits."""
+    """How many weights, which share of the pruned layers is zero, in which pattern, in which codes."""
     zeros = sum(int((~mask).sum()) for mask in model.masks.values())
     masked = sum(mask.numel() for mask in model.masks.values())
     return {
@@ -267,6 +284,7 @@ def weight_facts(model: Model) -> dict[str, Any]:
         "sparsity": zeros / masked if masked else 0.0,
         "pattern": next(iter(model.patterns.values()), None),
         "codes_bits": next((codes.bits for codes in model.codes.values()), None),
+        "codes_kind": next((codes.kind for codes in model.codes.values()), None),
     }
 
 
@@ -283,6 +301,8 @@ def _flat(codes: Mapping[str, Codes]) -> dict[str, torch.Tensor]:
     flat: dict[str, torch.Tensor] = {}
     for name, each in codes.items():
         flat[f"{name}.codes"], flat[f"{name}.scales"] = each.codes.contiguous(), each.scales.contiguous()
+        if each.levels is not None:
+            flat[f"{name}.levels"] = each.levels.clone()  # One table for all layers; the file wants them apart.
     return flat
 
 

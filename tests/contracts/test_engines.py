@@ -134,23 +134,128 @@ def test_long_tickets_lose_their_start_and_say_so(engine: str, saved: Callable[[
     assert answer.tokens_in <= 256
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+QUANTIZED = {
+    "int8": [Choice("quantize", "round_to_nearest", {"bits": 8, "group": 16}), Choice("quantize", "smoothquant")],
+    "int4": [Choice("quantize", name, {"bits": 4, "group": 32}) for name in ("gptq", "awq")],
+    "nf4": [Choice("quantize", "nf4", {"group": 16})],
+}
+"""By the kind of codes that they make."""
+
+
+@pytest.fixture(scope="session")
+def quantized(saved: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a tiny model, quantized; kept, since an engine that converts does so once per folder."""
+    from leanwatt.model import load
+
+    folders: dict[tuple[str, Choice], Path] = {}
+
+    def make(choice: Choice, context: Any, family: str = "llama") -> Path:
+        if (family, choice) not in folders:
+            folders[family, choice] = tmp_path_factory.mktemp(choice.name) / "variant"
+            catalog.build(choice).apply(load(saved(family)), context).save(folders[family, choice])
+        return folders[family, choice]
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "choice"), [(kind, each) for kind, of in QUANTIZED.items() for each in of], ids=str)
 def test_openvino_takes_the_codes_as_they_are(
-    bits: int, saved: Callable[[str], Path], context: Any, tmp_path: Path
+    kind: str, choice: Choice, quantized: Callable[..., Path], context: Any
 ) -> None:
+    folder = quantized(choice, context)
+    with opened("transformers", folder, 1) as reference:
+        expected = reference.probe(PROMPTS)
+    with opened("openvino", folder, 1) as session:
+        got, facts = session.probe(PROMPTS), session.facts
+    assert max(relative_error(mine, right) for mine, right in zip(got, expected, strict=True)) < 1e-4
+    assert facts["weight_dtype"] == kind
+    assert facts["requantized"] is False
+    assert facts["coded_layers"] == 14
+
+
+def test_openvino_takes_codes_of_weights_that_stand_the_other_way_round(
+    quantized: Callable[..., Path], context: Any
+) -> None:
+    folder = quantized(QUANTIZED["nf4"][0], context, "gpt2")
+    with opened("transformers", folder, 1) as reference, opened("openvino", folder, 1) as session:
+        for mine, right in zip(session.probe(PROMPTS), reference.probe(PROMPTS), strict=True):
+            assert relative_error(mine, right) < 1e-4
+
+
+def rounding() -> Any:
+    return catalog.build(Choice("engine", "openvino", {"compute": "fp32", "activations": "int8"}))
+
+
+def in_eight_bits(folder: Path) -> Any:
+    """The slow way: every input of a quantized layer rounded to 8 bits, 32 neighbours to a scale."""
+    import torch
+
+    from leanwatt.engine._asking import Asking
+    from leanwatt.engine.transformers import _Torch
+    from leanwatt.model import linears, load
+
+    def rounded(_module: Any, args: Any) -> Any:
+        parts = args[0].unflatten(-1, (-1, 32))
+        scale = parts.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+        return (torch.round(parts / scale) * scale).flatten(-2)
+
+    model = load(folder)
+    for layer in linears(model.module).values():
+        layer.register_forward_pre_hook(rounded)
+    return Asking(_Torch(model.module, "cpu"), Encoder(model.tokenizer, model.context), 1, {}).probe(PROMPTS)
+
+
+@pytest.mark.parametrize("choice", [QUANTIZED["int8"][1], QUANTIZED["int4"][0]], ids=str)
+def test_openvino_truly_rounds_activations(choice: Choice, quantized: Callable[..., Path], context: Any) -> None:
+    folder = quantized(choice, context)
+    with opened("transformers", folder, 1) as reference:
+        whole = reference.probe(PROMPTS)
+    with rounding().open(folder, 1) as session:
+        got, facts = session.probe(PROMPTS), session.facts
+    for mine, slow, unrounded in zip(got, in_eight_bits(folder), whole, strict=True):
+        assert relative_error(mine, slow) < 0.2 * relative_error(mine, unrounded)
+        assert relative_error(mine, unrounded) < 0.02
+    assert facts["activations"] == "int8"
+
+
+@pytest.mark.parametrize("choice", [QUANTIZED["nf4"][0], QUANTIZED["int8"][0]], ids=str)
+def test_openvino_refuses_to_round_activations_where_it_would_not(
+    choice: Choice, quantized: Callable[..., Path], context: Any
+) -> None:
+    """It takes the setting, multiplies floats, and says nothing."""
+    from leanwatt.errors import RefusedError
+
+    folder = quantized(choice, context)
+    refusal = pytest.raises(RefusedError, match="one scale per row, or groups of a multiple of 32")
+    with refusal, rounding().open(folder, 1):
+        pass
+
+
+def test_smoothing_helps_where_activations_are_rounded(
+    saved: Callable[[str], Path], context: Any, tmp_path: Path
+) -> None:
+    """A model with outliers among the features, as large models have them."""
     from leanwatt.model import load
 
     model = load(saved("llama"))
-    step = catalog.build(Choice("quantize", "round_to_nearest", {"bits": bits, "group": 16}))
-    step.apply(model, context).save(tmp_path / "quantized")
-    with opened("transformers", tmp_path / "quantized", 1) as reference:
-        expected = reference.probe(PROMPTS)
-    with opened("openvino", tmp_path / "quantized", 1) as session:
-        got, facts = session.probe(PROMPTS), session.facts
-    assert max(relative_error(mine, right) for mine, right in zip(got, expected, strict=True)) < 1e-4
-    assert facts["weight_dtype"] == f"int{bits}"
-    assert facts["requantized"] is False
-    assert facts["coded_layers"] == 14
+    for block in model.module.model.layers:
+        attention, mlp = block.self_attn, block.mlp
+        places = {
+            block.input_layernorm: (attention.q_proj, attention.k_proj, attention.v_proj),
+            block.post_attention_layernorm: (mlp.gate_proj, mlp.up_proj),
+        }
+        for norm, readers in places.items():
+            norm.weight.data[3] = 100
+            for layer in readers:
+                layer.weight.data[:, 3] /= 100
+    model.save(tmp_path / "outliers")
+    with opened("transformers", tmp_path / "outliers", 1) as reference:
+        expected, _ = reference.probe(PROMPTS)
+    errors = {}
+    for choice in (Choice("quantize", "smoothquant"), Choice("quantize", "round_to_nearest", {"bits": 8, "group": 0})):
+        catalog.build(choice).apply(load(tmp_path / "outliers"), context).save(tmp_path / choice.name)
+        errors[choice.name] = relative_error(in_eight_bits(tmp_path / choice.name)[0], expected)
+    assert errors["smoothquant"] < 0.25 * errors["round_to_nearest"]
 
 
 def test_openvino_refuses_adapters(saved: Callable[[str], Path], context: Any, tmp_path: Path) -> None:

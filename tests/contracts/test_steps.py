@@ -39,6 +39,14 @@ STEPS = {
     "depth": [Choice("prune", "depth", {"remove": 1})],
     "8 bit": [Choice("quantize", "round_to_nearest", {"bits": 8})],
     "4 bit": [Choice("quantize", "round_to_nearest", {"bits": 4, "group": 16})],
+    "gptq": [Choice("quantize", "gptq", {"bits": 4, "group": 16})],
+    "awq": [Choice("quantize", "awq", {"bits": 4, "group": 16})],
+    "smoothquant": [Choice("quantize", "smoothquant")],
+    "nf4": [Choice("quantize", "nf4", {"group": 16})],
+    "2:4 and gptq": [
+        Choice("prune", "magnitude", {"pattern": "2:4"}),
+        Choice("quantize", "gptq", {"bits": 4, "group": 16}),
+    ],
     "2:4 and 4 bit": [
         Choice("prune", "magnitude", {"pattern": "2:4"}),
         Choice("quantize", "round_to_nearest", {"bits": 4, "group": 16}),

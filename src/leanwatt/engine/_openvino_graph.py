@@ -16,8 +16,10 @@ from leanwatt.engine._tokens import Tokens
 from leanwatt.errors import RefusedError
 from leanwatt.model import Codes, Model, cast, load, quiet, weight_facts
 
-VERSION = 1
+VERSION = 2
 """Raise it when the graph changes: models converted before are then converted anew."""
+ROUNDED = 32
+"""Activations that share a scale where they are rounded to 8 bits."""
 HIDDEN = -1e9
 """Added to a score that must not be seen."""
 
@@ -38,6 +40,7 @@ def convert(artifact: Path, folder: Path) -> None:
         "context": model.context,
         "heads": heads,
         "plain_tokenizer": Tokens.agrees(artifact, model.tokenizer),
+        "can_round": _can_round(model.codes),
         "facts": _facts(model, replaced),
     }
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
@@ -143,19 +146,37 @@ def _integers(codes: Codes, transposed: bool) -> Any:
     """Codes times scales as a graph, which the CPU's kernels read without unpacking the whole: (rows, columns)."""
     rows, groups = codes.scales.shape
     columns = codes.codes.shape[1]
-    shape = [rows, groups, columns // groups]
-    values = codes.codes.numpy().reshape(shape)
-    constant = op.constant(_packed(values, shape)) if codes.bits == 4 else op.constant(values, ov.Type.i8)
+    constant = _constant(codes, [rows, groups, columns // groups])
     scales = op.constant(codes.scales.numpy()[..., None].astype(np.float32))
     weight = op.multiply(op.convert(constant, "f32"), scales)
     flat = op.reshape(weight, np.array([rows, columns], np.int64), special_zero=False)
     return flat if transposed else op.transpose(flat, np.array([1, 0]))
 
 
-def _packed(values: Any, shape: list[int]) -> Any:
+def _constant(codes: Codes, shape: list[int]) -> Any:
+    """As stored: OpenVINO has a type for each kind, and its table of nf4 is the paper's, as ours is."""
+    if codes.bits == 8:
+        return op.constant(codes.codes.numpy().reshape(shape), ov.Type.i8)
+    if codes.levels is not None:
+        return op.constant(_packed(codes.places.numpy(), ov.Type.nf4, shape))
+    return op.constant(_packed(codes.codes.numpy(), ov.Type.i4, shape))
+
+
+def _can_round(codes: dict[str, Codes]) -> bool:
+    """Whether OpenVINO can round the activations of all these layers; else it multiplies floats and does not say so."""
+
+    def is_rounded(each: Codes) -> bool:
+        groups = each.scales.shape[1]
+        fits = groups == 1 or each.codes.shape[1] // groups % ROUNDED == 0
+        return each.levels is None and fits
+
+    return all(is_rounded(each) for each in codes.values())
+
+
+def _packed(values: Any, kind: Any, shape: list[int]) -> Any:
     """Two four-bit numbers per byte, the first in the low half, as OpenVINO reads them."""
     flat = values.reshape(-1).astype(np.uint8) & 0xF
-    tensor = ov.Tensor(ov.Type.i4, shape)  # Owns its memory: a tensor around our array would outlive the array.
+    tensor = ov.Tensor(kind, shape)  # Owns its memory: a tensor around our array would outlive the array.
     tensor.data.reshape(-1)[:] = flat[0::2] | (flat[1::2] << 4)
     return tensor
 

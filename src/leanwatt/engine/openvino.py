@@ -33,7 +33,8 @@ class Openvino(Engine):
     compute: Literal["auto", "fp32", "bf16"] = "auto"
     """What it multiplies in; auto is bf16 where the CPU has instructions for it, else fp32."""
     activations: Literal["float", "int8"] = "float"
-    """int8 rounds activations too, for layers whose weights are integers: faster with VNNI, less exact."""
+    """int8 rounds activations too, for layers whose weights are integers: faster with VNNI, less exact. smoothquant
+    prepares a model for it."""
     threads: int = 0
     """0 for all cores."""
 
@@ -43,6 +44,11 @@ class Openvino(Engine):
         folder = _converted(artifact)
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         compute = _compute(self.compute)
+        if self.activations == "int8" and not about["can_round"]:
+            raise RefusedError(
+                "engine openvino: activations: int8 needs integer codes with one scale per row, or groups of a "
+                f"multiple of {graph.ROUNDED}; quantize with such a group, or take activations: float."
+            )
         core = ov.Core()
         compiled = core.compile_model(str(folder / "model.xml"), "CPU", self._settings(compute))
         encoder = Encoder(Tokens.open(artifact, plain=about["plain_tokenizer"]), about["context"])
@@ -56,7 +62,7 @@ class Openvino(Engine):
             "KV_CACHE_PRECISION": kind,
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if self.activations == "int8" else 0,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": graph.ROUNDED if self.activations == "int8" else 0,
         }
 
 
@@ -110,14 +116,14 @@ class _OpenVino:
 
 def _facts(compiled: Any, compute: str, activations: str, about: dict[str, Any]) -> dict[str, Any]:
     kernels = graph.kernels(compiled)
-    bits = about["facts"]["codes_bits"]
-    weights = f"int{bits}" if bits else compute
+    stored = about["facts"]["codes_kind"]
+    weights = stored or compute
     return {
         "engine": f"openvino {ov.__version__.split('-')[0]}",
         "weight_dtype": weights,
         "compute_dtype": compute,
-        "activations": activations if bits else "float",
-        "kernel": f"{weights} weights, {compute}" if bits else f"dense {compute}",
+        "activations": activations if stored else "float",
+        "kernel": f"{weights} weights, {compute}" if stored else f"dense {compute}",
         "primitives": kernels,
         "requantized": False,
     }

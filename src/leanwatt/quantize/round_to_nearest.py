@@ -5,13 +5,13 @@ four bits methods that look at activations lose less.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 from annotated_types import Ge
 
 from leanwatt.contracts import Context, Step
-from leanwatt.errors import RefusedError
-from leanwatt.model import Codes, Model, linears, weight_of
+from leanwatt.model import Model, weight_of
+from leanwatt.quantize._codes import nearest_codes, put_in, whole_layers
 
 
 @final
@@ -29,35 +29,7 @@ class RoundToNearest(Step):
 
     def apply(self, model: Model, context: Context) -> Model:
         """Quantize in place: the module holds the dequantized weights, `codes` the integers."""
-        if model.has_adapters:
-            raise RefusedError("quantize round_to_nearest: the model has adapters; put `merge: [merge]` before it.")
-        if model.codes:
-            raise RefusedError("quantize round_to_nearest: the model is quantized already.")
-        for name, layer in linears(model.module).items():
-            weight = weight_of(layer)
-            codes = nearest_codes(weight, self.bits, self.group)
-            weight.copy_(codes.weight)
-            model.codes[name] = _as_stored(codes, weight)
+        for name, layer in whole_layers(model, "round_to_nearest").items():
+            put_in(model, name, layer, nearest_codes(weight_of(layer), self.bits, self.group))
         model.history.append(f"quantize round_to_nearest {self.bits} bits, group {self.group}")
         return model
-
-
-def nearest_codes(weight: Any, bits: int, group: int) -> Codes:
-    """Integers and scales of a weight (rows, columns); the largest of a group gets the largest code."""
-    import torch
-
-    rows, columns = weight.shape
-    size = group if group and columns % group == 0 else columns
-    grouped = weight.float().reshape(rows, columns // size, size)
-    largest = 2 ** (bits - 1) - 1
-    # Scales are kept in the precision that engines store them in, so that everybody multiplies by the same number.
-    scales = (grouped.abs().amax(-1) / largest).clamp(min=1e-7).to(torch.float16).float()
-    codes = torch.round(grouped / scales.unsqueeze(-1)).clamp(-largest, largest)
-    return Codes(codes.view(rows, columns).to(torch.int8), scales, bits)
-
-
-def _as_stored(codes: Codes, weight: Any) -> Codes:
-    """Checks that the weights in the module's dtype are still those of the codes. Raises RefusedError."""
-    if not weight.equal(codes.weight.to(weight.dtype)):
-        raise RefusedError("quantize round_to_nearest: the weights do not hold the codes' values.")
-    return codes
