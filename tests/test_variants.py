@@ -139,12 +139,20 @@ def test_half_a_folder_is_never_served(half: str, workshop: Workshop) -> None:
 
 
 def test_a_failed_stage_leaves_its_joules_and_no_folder(workshop: Workshop) -> None:
-    with pytest.raises(RefusedError, match="put prune before"):
-        workshop.make(EIGHT, HALF)
-    assert workshop.spent == [("load", False), ("quantize", False), ("prune", False)]
+    odd = Choice("prune", "magnitude", {"pattern": "3:5"})
+    with pytest.raises(RefusedError, match="groups of 5"):
+        workshop.make(FULL, odd)
+    assert workshop.spent == [("load", False), ("finetune", False), ("prune", False)]
     assert len([path for path in workshop.folder.iterdir() if not path.name.startswith(".")]) == 2
-    workshop.make(EIGHT)
-    assert workshop.spent == [("quantize", True)]
+    workshop.make(FULL)
+    assert workshop.spent == [("finetune", True)]
+
+
+def test_what_is_refused_beforehand_costs_nothing(workshop: Workshop) -> None:
+    with pytest.raises(RefusedError, match="put prune before"):
+        workshop.make(FULL, EIGHT, HALF)
+    assert workshop.spent == []
+    assert not list(workshop.folder.iterdir())
 
 
 def test_a_full_disk_while_saving_leaves_no_half_folder(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

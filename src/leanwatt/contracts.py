@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -41,9 +41,20 @@ class Context:
     """For checkpoints; survives a kill, and is emptied when the step is done."""
     progress: Progress
     parent: Path | None = None
-    """The saved model that this step starts from."""
+    """The saved model before the first pruning of the recipe; None where nothing was pruned."""
     max_steps: int | None = None
     """Most optimizer steps; None leaves it to the method's settings."""
+
+
+@dataclass
+class Outlook:
+    """What a model will be after the steps so far, as far as configuration and names tell."""
+
+    config: Any
+    """A copy of the base's configuration, changed as the steps will change the model's."""
+    left: dict[str, str] = field(default_factory=dict)
+    """`adapters`, `masks`, `pattern`, `codes`, `vocabulary` or `pruned` -> the step that left it so."""
+    warnings: list[str] = field(default_factory=list)
 
 
 class Step(ABC):
@@ -53,6 +64,12 @@ class Step(ABC):
     """Raise it when the method's output changes: artifacts made before are then made anew."""
     reads_data: ClassVar[bool] = False
     """True where `apply` looks at the examples: the cache then follows the data too."""
+
+    def foresee(self, outlook: Outlook) -> None:  # noqa: B027 - a step that changes nothing of it writes nothing.
+        """Change `outlook` as `apply` will change the model. Raises RefusedError for what can be told already.
+
+        Asked before the first joule; `outlook.py` knows the orders that hold for whole rooms.
+        """
 
     @abstractmethod
     def apply(self, model: Model, context: Context) -> Model:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from leanwatt.contracts import Outlook
 from leanwatt.errors import RefusedError
-from leanwatt.model import Model, linears, weight_of
+from leanwatt.model import Model, linears, refuse_unknown_family, weight_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,11 +45,19 @@ def n_of_m(score: torch.Tensor, kept: int, group: int) -> torch.Tensor:
 
 def whole_weights(model: Model, name: str) -> dict[str, torch.Tensor]:
     """The weights that a mask may touch, as (outputs, inputs). Raises RefusedError where zeros would not last."""
+    refuse_unknown_family(model.module.config)
     if model.has_adapters:
         raise RefusedError(f"prune {name}: the model has adapters; put `merge: [merge]` before it.")
     if model.codes:
         raise RefusedError(f"prune {name} after quantize would break the integer codes; put prune before quantize.")
     return {layer: weight_of(module) for layer, module in linears(model.module).items()}
+
+
+def foresee_masks(outlook: Outlook, name: str, pattern: str | None) -> None:
+    """Note in `outlook` that the step called `name` leaves masks, and which N:M pattern they keep."""
+    outlook.left["masks"] = name
+    if pattern:
+        outlook.left["pattern"] = f"{name} {pattern}"
 
 
 def put_on(model: Model, masks: Mapping[str, torch.Tensor], pattern: str | None) -> None:

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Literal, final
 
 from annotated_types import Gt, Lt
 
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Model
-from leanwatt.prune._masking import n_of_m, parse_pattern, put_on, unstructured, whole_weights
+from leanwatt.prune._masking import foresee_masks, n_of_m, parse_pattern, put_on, unstructured, whole_weights
 
 
 @final
@@ -33,6 +33,10 @@ class Magnitude(Step):
             raise ValueError("give either sparsity or pattern")
         if self.pattern is not None:
             parse_pattern(self.pattern)
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Masks, and where asked for a pattern."""
+        foresee_masks(outlook, "prune magnitude", self.pattern)
 
     def apply(self, model: Model, context: Context) -> Model:
         """Zero the weights in place and keep the masks."""

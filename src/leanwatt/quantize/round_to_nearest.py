@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from annotated_types import Ge
 
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.errors import RefusedError
 from leanwatt.model import Codes, Model, linears, weight_of
 
@@ -26,6 +26,10 @@ class RoundToNearest(Step):
     divide gets one scale per row."""
 
     version: ClassVar[int] = 1
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Integer codes."""
+        outlook.left["codes"] = "quantize round_to_nearest"
 
     def apply(self, model: Model, context: Context) -> Model:
         """Quantize in place: the module holds the dequantized weights, `codes` the integers."""
