@@ -53,7 +53,7 @@ class Outlook:
     config: Any
     """A copy of the base's configuration, changed as the steps will change the model's."""
     left: dict[str, str] = field(default_factory=dict)
-    """`adapters`, `masks`, `pattern`, `codes`, `vocabulary` or `pruned` -> the step that left it so."""
+    """`adapters`, `masks`, `pattern`, `codes`, `cast`, `vocabulary` or `pruned` -> the step that left it so."""
     warnings: list[str] = field(default_factory=list)
 
 

@@ -22,6 +22,7 @@ _RULES = {
     ("quantize", "adapters"): _BETWEEN,
     ("prune", "codes"): f"it would break the integer codes; put prune before quantize, {_GIVE_UP}",
     ("finetune", "codes"): f"it would train weights that are no longer served; put it before quantize, {_GIVE_UP}",
+    ("finetune", "cast"): "it trains and saves in a precision of its own; put cast last",
     ("quantize", "codes"): f"the model is quantized already; leave one of them out, {_GIVE_UP}",
 }
 """Room of a step, and what an earlier step left that it would break -> what to do instead."""
