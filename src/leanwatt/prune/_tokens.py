@@ -95,11 +95,11 @@ class Vocabulary:
         """The same tokenizer with these tokens only, numbered in this order."""
         new = {old: number for number, old in enumerate(kept)}
         cut = json.loads(json.dumps(self.whole))
-        cut["added_tokens"] = [{**token, "id": new[token["id"]]} for token in cut["added_tokens"]]
+        cut["added_tokens"] = [{**each, "id": new[each["id"]]} for each in cut["added_tokens"] if each["id"] in new]
         self._cut_model(cut["model"], new)
         _renumber(cut["post_processor"], new)
         if cut["padding"]:
-            cut["padding"]["pad_id"] = new[cut["padding"]["pad_id"]]
+            cut["padding"]["pad_id"] = _place(cut["padding"]["pad_id"], new)
         return _reopened(tokenizer, cut)
 
     def _cut_model(self, model: dict[str, Any], new: Mapping[int, int]) -> None:
@@ -126,11 +126,17 @@ def _renumber(processor: Any, new: Mapping[int, int]) -> None:
             _renumber(each, new)
     elif isinstance(processor, dict):
         for token in processor.get("special_tokens", {}).values():
-            token["ids"] = [new[old] for old in token["ids"]]
+            token["ids"] = [_place(old, new) for old in token["ids"]]
         for name in ("sep", "cls"):
             if name in processor:
-                processor[name] = [processor[name][0], new[processor[name][1]]]
+                processor[name] = [processor[name][0], _place(processor[name][1], new)]
         _renumber(processor.get("processors"), new)
+
+
+def _place(old: int, new: Mapping[int, int]) -> int:
+    if old not in new:
+        raise RefusedError(f"prune vocabulary: the tokenizer puts token {old} around texts, which has no embedding.")
+    return new[old]
 
 
 def _reopened(tokenizer: Any, whole: Mapping[str, Any]) -> Any:

@@ -49,10 +49,11 @@ class Vocabulary(Step):
         whole_weights(model, "vocabulary")
         tokens, rows = Tokens(model.tokenizer), int(model.module.get_input_embeddings().num_embeddings)
         texts = _texts(model, context)
-        needed = tokens.needed(number for text in texts for number in text) | set(_special(model, rows))
-        if max(needed) >= rows:
-            raise RefusedError(f"prune vocabulary: token {max(needed)} has no embedding; the model has {rows}.")
-        kept = self._kept(needed, sorted(number for number in tokens.ids.values() if number < rows))
+        used = {number for text in texts for number in text} | set(_special(model, rows))
+        if max(used) >= rows:
+            raise RefusedError(f"prune vocabulary: token {max(used)} is in use and has no embedding of the {rows}.")
+        # Some tokenizers add tokens of their class that this model was never given embeddings for.
+        kept = self._kept(*({n for n in each if n < rows} for each in (tokens.needed(used), tokens.ids.values())))
         if len(kept) >= rows:
             raise RefusedError(f"prune vocabulary: all {rows} tokens are needed, in multiples of {self.multiple}.")
         new = {old: number for number, old in enumerate(kept)}
@@ -64,9 +65,9 @@ class Vocabulary(Step):
         model.history.append(f"prune vocabulary {rows} -> {len(kept)}")
         return model
 
-    def _kept(self, needed: set[int], known: Sequence[int]) -> list[int]:
+    def _kept(self, needed: set[int], known: set[int]) -> list[int]:
         """Ids in their old order: those needed, and the lowest others until the number is right."""
-        others = [number for number in known if number not in needed]
+        others = sorted(known - needed)
         missing = -(len(needed) + self.extra) % self.multiple
         return sorted([*needed, *others[: self.extra + missing]])
 
@@ -80,10 +81,10 @@ def _texts(model: Model, context: Context) -> list[tuple[int, ...]]:
 
 
 def _special(model: Model, rows: int) -> list[int]:
-    """Ids that tokenizer, configuration and generation settings name: begin, end, padding."""
+    """Ids that configuration and generation settings name: begin, end, padding. Others than 0 to `rows` name none."""
     places = (model.module.config, model.module.generation_config)
     named = [number for place in places for _, numbers in _named(place) for number in numbers]
-    return [number for number in [*model.tokenizer.all_special_ids, *named] if 0 <= number < rows]
+    return [number for number in named if 0 <= number < rows]
 
 
 def _named(config: Any) -> list[tuple[str, Sequence[int]]]:

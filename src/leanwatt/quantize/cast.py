@@ -41,7 +41,7 @@ class Cast(Step):
             size = float(parameter.detach().abs().max())
             if not size <= largest:
                 raise RefusedError(
-                    f"quantize cast: {name} has a weight of {size:.4g}; {self.dtype} ends at {largest:.4g}. Use bf16."
+                    f"quantize cast: {name} has a weight of {size:.4g}; {self.dtype} ends at {largest:.3g}. Use bf16."
                 )
         cast(model.module, dtype)
         model.history.append(f"quantize cast {self.dtype}")
