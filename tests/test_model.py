@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matrix import EVERY_FAMILY
 
 from leanwatt import catalog
 from leanwatt.engine.transformers import relative_error
@@ -26,7 +27,6 @@ from leanwatt.model import (
 from leanwatt.question import Prompt
 from leanwatt.recipe import Choice
 
-EVERY_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "gpt2", "gpt_neox", "opt")
 STEPS = [
     Choice("prune", "depth", {"remove": 1}),
     Choice("prune", "width", {"keep": 0.5}),

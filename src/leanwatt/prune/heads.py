@@ -72,9 +72,7 @@ class Heads(Step):
                 "size. Use width or depth."
             )
         if getattr(config, "qk_layernorm", False):
-            raise RefusedError(
-                "prune heads: transformers cannot express a Phi with norms in attention and fewer heads."
-            )
+            raise RefusedError("prune heads: transformers cannot express fewer heads where Phi norms them. Use width.")
         groups = config.num_key_value_heads
         each = config.num_attention_heads // groups
         kept: int = max(1, round(self.keep * groups))
