@@ -1,7 +1,7 @@
 """Fewer attention heads: a truly smaller model, with a smaller cache, so every engine saves.
 
 A head's score is the size of what it sends on: the norms of its activations over training examples times the norms of
-the weights that they meet (Wanda's score, Sun et al., 2023, arXiv:2306.11695, summed over a head as in FLAP, An et al.,
+the weights that they meet (Wanda's score, Sun et al., 2023, arXiv:2306.11695, summed over a head; cf. FLAP, An et al.,
 2023, arXiv:2312.11983). Where several query heads share a key and value (grouped-query attention, Ainslie et al., 2023,
 arXiv:2305.13245) the whole group stays or goes. Long contexts gain most; `width` has more weights to take.
 """
