@@ -47,6 +47,27 @@ def byte_level() -> Any:
     return tokenizer_of(CORPUS, 400)
 
 
+def marked(processor: str) -> Any:
+    """As Llama 3 has it (whole words first, a token before every text), or as RoBERTa (one on each side)."""
+    from tokenizers import Tokenizer, processors
+
+    inner = byte_level().backend_tokenizer
+    begin, end = inner.token_to_id("<s>"), inner.token_to_id("</s>")
+    before = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
+    plain = processors.ByteLevel(trim_offsets=False)
+    either = {
+        "llama 3": processors.Sequence([plain, before]),
+        "roberta": processors.RobertaProcessing(("</s>", end), ("<s>", begin), trim_offsets=False),
+    }
+    inner.post_processor = either[processor]
+    whole = json.loads(inner.to_str())
+    whole["model"]["ignore_merges"] = processor == "llama 3"
+    whole["added_tokens"].append({**whole["added_tokens"][-1], "id": len(whole["model"]["vocab"]), "content": "<call>"})
+    marked = wrapped(Tokenizer.from_str(json.dumps(whole)))
+    marked.add_special_tokens({"unk_token": "<pad>"})
+    return marked
+
+
 def sentencepiece(kind: str, *, with_bytes: bool) -> Any:
     """As Llama 2 (BPE) and T5 (Unigram) have it: blanks as low lines, unknown characters as bytes or as unknown."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
@@ -69,6 +90,8 @@ def sentencepiece(kind: str, *, with_bytes: bool) -> Any:
 
 KINDS = {
     "byte level": byte_level,
+    "llama 3": lambda: marked("llama 3"),
+    "roberta": lambda: marked("roberta"),
     "bpe with bytes": lambda: sentencepiece("BPE", with_bytes=True),
     "bpe of characters": lambda: sentencepiece("BPE", with_bytes=False),
     "unigram with bytes": lambda: sentencepiece("Unigram", with_bytes=True),

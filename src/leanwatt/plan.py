@@ -124,7 +124,7 @@ def _check_reference(study: Study, trials: Sequence[Trial]) -> None:
 
 
 def _foreseen(study: Study, trials: Sequence[Trial], configs: Mapping[Recipe, Any]) -> list[str]:
-    """Which recipes will be refused and which are doubtful; raises StudyError where the reference or all cannot be."""
+    """Which recipes will be refused, and which are doubtful. Raises StudyError where the reference cannot be made."""
     refused, warnings = {}, []
     for recipe in dict.fromkeys(trial.variant.recipe for trial in trials if not trial.is_baseline):
         try:

@@ -75,7 +75,7 @@ class Maker:
         parent = self._parent()
         done = self._done(keys, parent)
         if done < len(keys) - 1:  # What cannot be is refused before it costs anything.
-            foresee(self.variant.recipe, config_of(self.base.place, self.base.revision))
+            foresee(self.variant.recipe, self._config(keys[0]))
         for key in keys[: done + 1]:
             self.ledger.reuse(read_costs(self.folder / key))
         if done == len(keys) - 1:
@@ -90,6 +90,12 @@ class Maker:
             before = replace(context, parent=None if known is None else self.folder / keys[known])
             model = self._step(model, step, keys[place + 1], before)
         return self.folder / keys[-1]
+
+    def _config(self, first: str) -> Any:
+        """Of the base; from its own folder here, where it is, so that a finished prefix needs no base any more."""
+        if (self.folder / first / COSTS).is_file():
+            return config_of(str(self.folder / first))
+        return config_of(self.base.place, self.base.revision)
 
     def _parent(self) -> int | None:
         """Place among the keys of the model before the first pruning: all later keys follow its key."""

@@ -20,6 +20,7 @@ from leanwatt.model import quiet
 
 _BLANK = "\u2581"
 """What SentencePiece writes for a blank; as bytes it would be decoded as itself."""
+_BYTES = frozenset(f"<0x{number:02X}>" for number in range(256))
 
 
 class Vocabulary:
@@ -34,6 +35,7 @@ class Vocabulary:
         self._is_unigram = self.whole["model"]["type"] == "Unigram"
         pieces = self.whole["model"]["vocab"]
         self.ids: dict[str, int] = {p: i for i, (p, _) in enumerate(pieces)} if self._is_unigram else dict(pieces)
+        self._has_bytes = bool(self.whole["model"].get("byte_fallback")) and self.ids.keys() >= _BYTES
         self._ranks = {pair: rank for rank, pair in enumerate(self._merges())}
 
     @staticmethod
@@ -57,13 +59,8 @@ class Vocabulary:
     def _is_ground(self, token: str) -> bool:
         """What other texts fall back on: bytes where the tokenizer has them all, else every single character."""
         if self._has_bytes:
-            return _is_byte(token) or token == _BLANK or (len(token) == 1 and token.isascii())
-        return len(token) == 1 or _is_byte(token)
-
-    @property
-    def _has_bytes(self) -> bool:
-        falls = self.whole["model"].get("byte_fallback", False)
-        return bool(falls) and all(f"<0x{number:02X}>" in self.ids for number in range(256))
+            return token in _BYTES or token == _BLANK or (len(token) == 1 and token.isascii())
+        return len(token) == 1 or token in _BYTES
 
     def _anchors(self) -> set[int]:
         """The unknown token; of Unigram also the least likely piece, which sets the price of an unknown character."""
@@ -113,10 +110,6 @@ class Vocabulary:
         model["merges"] = [
             [one, other] for one, other in self._merges() if one in stay and other in stay and one + other in stay
         ]
-
-
-def _is_byte(token: str) -> bool:
-    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
 def _renumber(processor: Any, new: Mapping[int, int]) -> None:

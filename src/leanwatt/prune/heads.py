@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Lt
 from leanwatt.calibration import input_norms
 from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.errors import RefusedError
-from leanwatt.model import Model, linears, weight_of
+from leanwatt.model import Model, linears, quiet, weight_of
 from leanwatt.prune._cutting import keep_inputs, keep_outputs, refuse_pattern, refuse_patterns
 from leanwatt.prune._masking import whole_weights
 
@@ -94,7 +94,8 @@ def _opens(config: Any, groups: int) -> bool:
     tried = deepcopy(config)
     _note(tried, groups)
     try:
-        type(config).from_dict(tried.to_dict())
+        with quiet():
+            type(config).from_dict(tried.to_dict())
     except (ValueError, StrictDataclassError):
         return False
     return True
