@@ -29,7 +29,7 @@ class Depth(Step):
     examples: Annotated[int, Ge(1)] = 128
     """Training examples that the influence is measured on."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads_data: ClassVar[bool] = True
 
     def foresee(self, outlook: Outlook) -> None:
