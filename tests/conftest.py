@@ -19,13 +19,18 @@ FAMILIES = ("llama", "gpt2")
 """In every run; the others once, in test_families.py."""
 
 
-@pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_tokenizer() -> Any:
     """A byte-level tokenizer of 300 tokens."""
     from leanwatt.starter import tokenizer_of
 
+    return tokenizer_of([WORDS] * 5, 300)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny tokenizer, saved."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer_of([WORDS] * 5, 300).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -42,10 +47,16 @@ def tiny_module(family: str) -> Any:
         sizes |= {"ffn_dim": 64, "word_embed_proj_dim": 32} if family == "opt" else {"intermediate_size": 64}
         if family not in ("opt", "gpt_neox"):
             sizes |= {"num_key_value_heads": 2}
-        if family in ("qwen3", "gemma"):
+        if family == "qwen3" or family.startswith("gemma"):
             sizes |= {"head_dim": 8}
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
+
+
+def save_tiny(family: str, folder: Path) -> None:
+    """A tiny random model of a family, with the tiny tokenizer."""
+    tiny_module(family).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -67,19 +78,24 @@ def saved(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 @pytest.fixture
 def context(tmp_path: Path) -> Any:
+    """What steps are given."""
+    return examples(tmp_path)
+
+
+def examples(folder: Path) -> Any:
     """Eight examples of two tasks to learn from and to calibrate on."""
     from leanwatt.contracts import Context
     from leanwatt.question import Example, Generate, Prompt, Score
 
     options = ("mains failure", "fibre cut")
-    examples = []
+    found = []
     for i in range(8):
         body = f"alarm first at site {'ABCD'[i % 4]} then {'power' if i % 2 else 'link'} lost"
         ask = Score(Prompt("Name the root cause of this fault.", body, "Root cause:"), options)
         write = Generate(Prompt("Write the note that closes this ticket.", body, "Resolution:"), limit=12)
-        examples.append(Example(f"c{i}", f"g{i}", "train", ask, options[i % 2]))
-        examples.append(Example(f"r{i}", f"g{i}", "train", write, f"replaced power at site {'ABCD'[i % 4]}"))
-    return Context(examples, examples[:4], 0, tmp_path, lambda _text, _share: None)
+        found.append(Example(f"c{i}", f"g{i}", "train", ask, options[i % 2]))
+        found.append(Example(f"r{i}", f"g{i}", "train", write, f"replaced power at site {'ABCD'[i % 4]}"))
+    return Context(found, found[:4], 0, folder, lambda _text, _share: None)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ LAYERS = (
     ("second_order",),
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
     ("catalog",),
-    ("idle", "launcher", "ledger", "doctor", "attribution", "variants", "simulate", "starter"),
+    ("idle", "launcher", "ledger", "doctor", "attribution", "outlook", "variants", "simulate", "starter"),
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),

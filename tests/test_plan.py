@@ -119,6 +119,42 @@ def test_what_cannot_be_is_refused_first(
         plan.check(given(**changes), store)
 
 
+QUANTIZED = {"quantize": ["none", {"round_to_nearest": {"bits": 8}}]}
+PRUNED = {"prune": ["none", {"magnitude": {"sparsity": 0.5}}]}
+
+
+def test_recipes_that_will_be_refused_are_named_first(given: Callable[..., Study], store: Store) -> None:
+    found = plan.check(given(steps=[QUANTIZED, PRUNED]), store)
+    [warning] = found.warnings
+    assert "round_to_nearest(bits=8) > magnitude(sparsity=0.5) will be refused. prune magnitude" in warning
+    assert "put prune before quantize" in warning
+    assert f"Warning: {warning}" in found.lines()
+    assert plan.check(given(steps=[PRUNED, QUANTIZED]), store).warnings == ()
+
+
+def test_what_the_base_cannot_express_is_named_first(
+    given: Callable[..., Study], store: Store, saved: Callable[[str], Path]
+) -> None:
+    bases = [str(saved("llama")), str(saved("gpt2"))]
+    [warning] = plan.check(given(base=bases, steps=[{"prune": {"heads": {"keep": 0.5}}}]), store).warnings
+    assert f"{bases[1]} > heads(keep=0.5) will be refused. prune heads: transformers cannot express a GPT-2" in warning
+
+
+def test_who_insists_is_warned(given: Callable[..., Study], store: Store) -> None:
+    steps = [QUANTIZED, {"merge": ["dense"]}, PRUNED]
+    warnings = plan.check(given(steps=steps), store).warnings
+    assert len(warnings) == 2
+    assert all("merge dense gives up what quantize round_to_nearest left" in warning for warning in warnings)
+
+
+def test_a_reference_that_cannot_be_made_is_refused(given: Callable[..., Study], store: Store) -> None:
+    steps = [{"quantize": [{"round_to_nearest": {"bits": 8}}]}, {"prune": [{"magnitude": {"sparsity": 0.5}}, "none"]}]
+    with pytest.raises(StudyError, match=r"The reference '.*magnitude.*' cannot be made.*put prune before quantize"):
+        plan.check(given(steps=steps), store)
+    label = next(trial.label for trial in given(steps=steps).trials("", 1)[1:])
+    assert plan.check(given(steps=steps, reference=label), store).warnings
+
+
 def test_one_class_is_refused(given: Callable[..., Study], store: Store, tickets: Path) -> None:
     tickets.write_text(tickets.read_text().replace("fibre cut", "mains failure"))
     with pytest.raises(DataError, match="one value only"):

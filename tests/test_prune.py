@@ -135,7 +135,7 @@ def test_width_keeps_the_neurons_of_the_highest_slow_score(
     assert cut.history == ["prune width 64 -> 32"]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "phi3"])
 def test_width_computes_what_the_whole_model_does_without_those_neurons(
     family: str, saved: Callable[[str], Path], context: Any
 ) -> None:
@@ -183,6 +183,32 @@ def test_depth_removes_the_block_that_changes_least(idle: int, saved: Callable[[
     assert cut.history == [f"prune depth, blocks [{idle}] gone"]
     assert cut.module.config.num_hidden_layers == 1
     assert {part.layer_idx for part in other.modules() if hasattr(part, "layer_idx")} == {0}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("qwen3", "layer_types"), ("gemma2", "layer_types"), ("smollm3", "no_rope_layers")]
+)
+def test_what_a_configuration_lists_block_by_block_loses_the_same_places(
+    family: str, name: str, saved: Callable[[str], Path], context: Any, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kinds = {"layer_types": ["full_attention", "sliding_attention"], "no_rope_layers": [1, 0]}[name]
+    base = load(saved(family))
+    config = base.module.config
+    setattr(config, name, kinds)
+    config.use_sliding_window, config.sliding_window = True, 5
+    module = AutoModelForCausalLM.from_config(config).eval()  # So that the blocks are of these kinds.
+    module.load_state_dict(base.module.state_dict())
+    base.module = module
+    cut = step("depth").apply(base, context)
+    gone = int(cut.history[0].partition("[")[2][0])
+    assert getattr(cut.module.config, name) == [kinds[1 - gone]]
+    cut.save(tmp_path / "variant")
+    ids = torch.arange(3, 60)[None]
+    with torch.inference_mode():
+        assert load(tmp_path / "variant").module(ids).logits.equal(cut.module(ids).logits)
 
 
 def test_a_model_of_three_blocks_loses_two() -> None:

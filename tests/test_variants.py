@@ -139,12 +139,82 @@ def test_half_a_folder_is_never_served(half: str, workshop: Workshop) -> None:
 
 
 def test_a_failed_stage_leaves_its_joules_and_no_folder(workshop: Workshop) -> None:
-    with pytest.raises(RefusedError, match="put prune before"):
-        workshop.make(EIGHT, HALF)
-    assert workshop.spent == [("load", False), ("quantize", False), ("prune", False)]
+    odd = Choice("prune", "magnitude", {"pattern": "3:5"})
+    with pytest.raises(RefusedError, match="groups of 5"):
+        workshop.make(FULL, odd)
+    assert workshop.spent == [("load", False), ("finetune", False), ("prune", False)]
     assert len([path for path in workshop.folder.iterdir() if not path.name.startswith(".")]) == 2
-    workshop.make(EIGHT)
-    assert workshop.spent == [("quantize", True)]
+    workshop.make(FULL)
+    assert workshop.spent == [("finetune", True)]
+
+
+def test_what_is_refused_beforehand_costs_nothing(workshop: Workshop) -> None:
+    with pytest.raises(RefusedError, match="put prune before"):
+        workshop.make(FULL, EIGHT, HALF)
+    assert workshop.spent == []
+    assert not list(workshop.folder.iterdir())
+
+
+WIDTH = Choice("prune", "width", {"keep": 0.5})
+DISTILL = Choice("finetune", "distill", {"batch": 8})
+
+
+class Spy:
+    """Notes the parent that each step is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.parents: list[Path | None] = []
+        real = catalog.build
+
+        def build(choice: Choice) -> Any:
+            step = real(choice)
+            return replace_apply(step, self.parents) if choice.room in ("finetune", "prune", "quantize") else step
+
+        monkeypatch.setattr(catalog, "build", build)
+
+
+def replace_apply(step: Any, parents: list[Path | None]) -> Any:
+    class Noting:
+        def foresee(self, outlook: Any) -> None:
+            step.foresee(outlook)
+
+        def apply(self, model: Any, context: Any) -> Any:
+            parents.append(context.parent)
+            return step.apply(model, context)
+
+    return Noting()
+
+
+def test_the_parent_is_the_model_before_the_first_pruning(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = (FULL, WIDTH, HALF, DISTILL, EIGHT)
+    keys = stage_keys(Variant(Recipe(workshop.base.name, steps), "data"), workshop.base)
+    spy = Spy(monkeypatch)
+    made = workshop.make(*steps)
+    tuned = workshop.folder / keys[1]
+    assert spy.parents == [None, None, tuned, tuned, tuned]
+    assert load(made).history[3].startswith("finetune distill: ")
+    assert load(tuned).history[-1].startswith("finetune full")
+    spy.parents.clear()
+    workshop.make(FULL, EIGHT)
+    assert spy.parents == [None]
+
+
+def test_a_parent_that_is_gone_is_made_again(workshop: Workshop) -> None:
+    keys = stage_keys(Variant(Recipe(workshop.base.name, (FULL, WIDTH)), "data"), workshop.base)
+    workshop.make(FULL, WIDTH)
+    shutil.rmtree(workshop.folder / keys[1])
+    made = workshop.make(FULL, WIDTH, DISTILL)
+    assert workshop.spent == [("load", False), ("finetune", False), ("prune", False), ("finetune", False)]
+    assert (workshop.folder / keys[1] / COSTS).is_file()
+    assert load(made).history[-1].startswith("finetune distill")
+
+
+def test_another_parent_is_another_repair(saved: Callable[[str], Path]) -> None:
+    def key(*steps: Choice) -> str:
+        base = Base("base", str(saved("llama")), "content")
+        return stage_keys(Variant(Recipe("base", steps), "data"), base)[-1]
+
+    assert key(FULL, WIDTH, DISTILL) != key(WIDTH, FULL, DISTILL) != key(WIDTH, DISTILL)
 
 
 def test_a_full_disk_while_saving_leaves_no_half_folder(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -41,11 +41,22 @@ class Context:
     """For checkpoints; survives a kill, and is emptied when the step is done."""
     progress: Progress
     parent: Path | None = None
-    """The saved model that this step starts from."""
+    """The saved model before the first pruning of the recipe; None where nothing was pruned."""
     max_steps: int | None = None
     """Most optimizer steps; None leaves it to the method's settings."""
     stage: Callable[[str], AbstractContextManager[object]] = nullcontext
     """Weighs a part of the step apart: `with context.stage("calibrate"): ...`."""
+
+
+@dataclass
+class Outlook:
+    """What a model will be after the steps so far, as far as configuration and names tell."""
+
+    config: Any
+    """A copy of the base's configuration, changed as the steps will change the model's."""
+    left: dict[str, str] = field(default_factory=dict)
+    """`adapters`, `masks`, `pattern`, `codes`, `cast`, `vocabulary` or `pruned` -> the step that left it so."""
+    warnings: list[str] = field(default_factory=list)
 
 
 class Step(ABC):
@@ -59,6 +70,12 @@ class Step(ABC):
     def files(self) -> Sequence[Path]:
         """Files of the user's that `apply` reads, such as a text to calibrate on: the cache follows their content."""
         return ()
+
+    def foresee(self, outlook: Outlook) -> None:  # noqa: B027 - a step that changes nothing of it writes nothing.
+        """Change `outlook` as `apply` will change the model. Raises RefusedError for what can be told already.
+
+        Asked before the first joule; `outlook.py` knows the orders that hold for whole rooms.
+        """
 
     @abstractmethod
     def apply(self, model: Model, context: Context) -> Model:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _BLOCKS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers")
 """Where families keep their decoder blocks: Llama, Mistral, Qwen, Gemma, Phi, SmolLM; GPT-2; GPT-NeoX; OPT."""
 FAMILIES = "Llama, Mistral, Qwen2, Qwen3, Gemma, Phi, SmolLM, GPT-2, GPT-NeoX, OPT"
+_TYPES = (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "smollm3"),
+    *("gpt2", "gpt_neox", "opt"),
+)
+"""What these families are called in a configuration; SmolLM 1 and 2 are Llamas."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,12 @@ def config_of(base: str, revision: str | None = None) -> Any:
     return config
 
 
+def refuse_unknown_family(config: Any) -> None:
+    """Pruning and quantization know these families only: others keep weights where nobody looked for them."""
+    if config.model_type not in _TYPES:
+        raise RefusedError(f"A '{config.model_type}' model is none of the families that are known here: {FAMILIES}.")
+
+
 def _is_causal(config: Any) -> bool:
     """Whether its weights are those of a causal language model: BERT can be run as one, and then writes nonsense."""
     from transformers.models.auto import modeling_auto as known
@@ -209,6 +220,12 @@ def context_length(config: Any) -> int:
     """Most tokens the model was built for."""
     names = ("max_position_embeddings", "n_positions", "n_ctx")
     return next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 2048)
+
+
+def inner_size(config: Any) -> int:
+    """Neurons of an MLP, under whatever name a family keeps them."""
+    sizes = (getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
+    return int(next((size for size in sizes if size), 4 * config.hidden_size))
 
 
 def blocks(module: Any) -> nn.ModuleList:

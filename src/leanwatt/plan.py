@@ -10,9 +10,10 @@ from typing import Any
 
 from leanwatt import catalog, split, starter
 from leanwatt.contracts import Task
-from leanwatt.errors import StudyError
+from leanwatt.errors import RefusedError, StudyError
 from leanwatt.machine import available_memory_bytes, free_disk_bytes
-from leanwatt.model import config_of, context_length
+from leanwatt.model import config_of, context_length, inner_size
+from leanwatt.outlook import foresee
 from leanwatt.question import Example, Likelihood, Score
 from leanwatt.recipe import Choice, Recipe, Trial
 from leanwatt.record import record_id
@@ -80,7 +81,7 @@ def check(study: Study, store: Store) -> Plan:
     _check_reference(study, trials)
     configs = _configs({trial.variant.recipe for trial in trials if not trial.is_baseline})
     needs = _Needs(study, trials, examples, configs)
-    warnings = needs.refuse_what_cannot_fit(store.folder)
+    warnings = [*_foreseen(study, trials, configs), *needs.refuse_what_cannot_fit(store.folder)]
     done = sum(record_id("grade", trial) in store for trial in trials)
     return Plan(
         study=study,
@@ -122,6 +123,20 @@ def _check_reference(study: Study, trials: Sequence[Trial]) -> None:
         raise StudyError(f"reference: no trial is called '{study.reference}'. There are: {'; '.join(sorted(labels))}.")
 
 
+def _foreseen(study: Study, trials: Sequence[Trial], configs: Mapping[Recipe, Any]) -> list[str]:
+    """Which recipes will be refused, and which are doubtful. Raises StudyError where the reference cannot be made."""
+    refused, warnings = {}, []
+    for recipe in dict.fromkeys(trial.variant.recipe for trial in trials if not trial.is_baseline):
+        try:
+            warnings += [f"{recipe}: {warning}" for warning in foresee(recipe, configs[recipe]).warnings]
+        except RefusedError as error:
+            refused[recipe] = str(error)
+    first = next(t for t in trials if not t.is_baseline and study.reference in ("first", t.label)).variant.recipe
+    if first in refused:
+        raise StudyError(f"The reference '{first}' cannot be made. {refused[first]}")
+    return [*(f"{recipe} will be refused. {reason}" for recipe, reason in refused.items()), *warnings]
+
+
 def _configs(recipes: set[Recipe]) -> dict[Recipe, Any]:
     """Of every recipe; each base is looked at once."""
     firsts = {(recipe.base, recipe.revision): recipe for recipe in recipes}
@@ -140,11 +155,8 @@ def _summary(task: Any) -> Summary:
 def parameters(config: Any) -> float:
     """Roughly how many weights a configuration has: embeddings, attention and MLP of a decoder."""
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    inner = next(
-        (v for n in ("intermediate_size", "ffn_dim", "n_inner") if (v := getattr(config, n, None))), 4 * hidden
-    )
     words = int(config.vocab_size) * hidden * (1 if getattr(config, "tie_word_embeddings", True) else 2)
-    return float(words + layers * (4 * hidden * hidden + 3 * hidden * int(inner)))
+    return float(words + layers * (4 * hidden * hidden + 3 * hidden * inner_size(config)))
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,34 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A model whose distributions are learned beside the right answers (Hinton et al., 2015, arXiv:1503.02531)."""
+
+    module: Any
+    """A causal language model with the learner's vocabulary, in eval mode."""
+    temperature: float
+    """Above 1 both distributions are flattened, so that unlikely tokens count more."""
+    share: float
+    """Of the teacher in the loss; the rest is the right answer's."""
+
+    def losses(
+        self, logits: torch.Tensor, ids: torch.Tensor, seen: torch.Tensor, counted: torch.Tensor
+    ) -> torch.Tensor:
+        """Divergence of `logits` (tokens, vocabulary) from the teacher's, times the squared temperature: (tokens,).
+
+        `ids` and `seen` are the batch, (lessons, longest); `counted` (lessons, longest - 1) picks the tokens.
+        """
+        import torch
+
+        with torch.no_grad():
+            taught = self.module(input_ids=ids, attention_mask=seen, use_cache=False).logits[:, :-1][counted]
+        mine = torch.log_softmax(logits / self.temperature, dim=-1)
+        theirs = torch.log_softmax(taught.float() / self.temperature, dim=-1)
+        apart = torch.nn.functional.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
+        return apart * self.temperature**2
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What training came to."""
 
@@ -92,6 +120,8 @@ class Trainer:
     schedule: Schedule
     seed: int
     progress: Callable[[str, float], None]
+    teacher: Teacher | None = None
+    """Learned from in training; the validation loss, which picks the best state, is that of the right answers."""
 
     def run(self, train_on: Sequence[Lesson], check_on: Sequence[Lesson]) -> Outcome:
         """Train; ends on the state with the least validation loss. Raises RefusedError without lessons."""
@@ -129,18 +159,20 @@ class Trainer:
         optimizer.step()
         keep_zeros(self.model)  # Pruned weights stay zero, whatever the optimizer's moments say.
 
-    def _batch_loss(self, batch: Sequence[Lesson]) -> torch.Tensor:
-        """Mean cross-entropy over the tokens of a batch, each with its weight."""
+    def _batch_loss(self, batch: Sequence[Lesson], *, teaching: bool = True) -> torch.Tensor:
+        """Mean loss over the tokens of a batch: cross-entropy of answers; in teaching prompts and teacher count too."""
         import torch
 
         ids, seen, answers = tensors(batch, self.model.tokenizer.pad_token_id)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.schedule.precision == "bf16"):
             logits = self.model.module(input_ids=ids, attention_mask=seen, use_cache=False).logits
-        weights = torch.where(answers, 1.0, self.schedule.prompt_weight)[:, 1:]
+        weights = torch.where(answers, 1.0, self.schedule.prompt_weight if teaching else 0.0)[:, 1:]
         counted = seen[:, 1:].bool() & (weights > 0)
-        losses = torch.nn.functional.cross_entropy(
-            logits[:, :-1][counted].float(), ids[:, 1:][counted], reduction="none"
-        )
+        chosen = logits[:, :-1][counted].float()
+        losses = torch.nn.functional.cross_entropy(chosen, ids[:, 1:][counted], reduction="none")
+        if teaching and self.teacher is not None:
+            taught = self.teacher.losses(chosen, ids, seen, counted)
+            losses = (1 - self.teacher.share) * losses + self.teacher.share * taught
         return (losses * weights[counted]).sum() / weights[counted].sum()
 
     def _loss(self, check_on: Sequence[Lesson]) -> float:
@@ -156,7 +188,7 @@ class Trainer:
             for start in range(0, len(ordered), 32):
                 batch = ordered[start : start + 32]
                 tokens = sum(len(lesson.ids) - lesson.answer_from for lesson in batch)
-                summed += float(self._batch_loss(batch)) * tokens
+                summed += float(self._batch_loss(batch, teaching=False)) * tokens
                 count += tokens
         module.train(was_training)
         return summed / count

@@ -21,7 +21,8 @@ from leanwatt.contracts import Context, Progress
 from leanwatt.errors import StoreError, StudyError
 from leanwatt.ledger import Ledger
 from leanwatt.measurement import Measurement
-from leanwatt.model import Model, load
+from leanwatt.model import Model, config_of, load
+from leanwatt.outlook import foresee
 from leanwatt.prompt import VERSION as PROMPT_VERSION
 from leanwatt.question import Example
 from leanwatt.recipe import Choice, Variant, digest
@@ -80,7 +81,10 @@ class Maker:
     def make(self, examples: Callable[[], Sequence[Example]]) -> Path:
         """The folder of the finished variant; `examples` is asked for only where a step reads data."""
         keys = stage_keys(self.variant, self.base)
-        done = max((i for i, key in enumerate(keys) if (self.folder / key / COSTS).is_file()), default=-1)
+        parent = self._parent()
+        done = self._done(keys, parent)
+        if done < len(keys) - 1:  # What cannot be is refused before it costs anything.
+            foresee(self.variant.recipe, self._config(keys[0]))
         for key in keys[: done + 1]:
             self.ledger.reuse(read_costs(self.folder / key))
         if done == len(keys) - 1:
@@ -90,9 +94,30 @@ class Maker:
         if done < 0:
             self._save(model, self.folder / keys[0], [])
         context = self._context(examples())
-        for step, key in list(zip(self.variant.recipe.steps, keys[1:], strict=True))[max(done, 0) :]:
-            model = self._step(model, step, key, context)
+        for place, step in list(enumerate(self.variant.recipe.steps))[max(done, 0) :]:
+            known = parent if parent is not None and parent < place else None
+            before = replace(context, parent=None if known is None else self.folder / keys[known])
+            model = self._step(model, step, keys[place + 1], before)
         return self.folder / keys[-1]
+
+    def _config(self, first: str) -> Any:
+        """Of the base; from its own folder here, where it is, so that a finished prefix needs no base any more."""
+        if (self.folder / first / COSTS).is_file():
+            return config_of(str(self.folder / first))
+        return config_of(self.base.place, self.base.revision)
+
+    def _parent(self) -> int | None:
+        """Place among the keys of the model before the first pruning: all later keys follow its key."""
+        rooms = [step.room for step in self.variant.recipe.steps]
+        return rooms.index("prune") if "prune" in rooms else None
+
+    def _done(self, keys: Sequence[str], parent: int | None) -> int:
+        """Place of the last stage that is there, -1 for none. What has gone and is a parent is made again."""
+        there = [i for i, key in enumerate(keys) if (self.folder / key / COSTS).is_file()]
+        last = max(there, default=-1)
+        if parent is not None and parent < last < len(keys) - 1 and parent not in there:
+            return max((i for i in there if i < parent), default=-1)
+        return last
 
     def _step(self, model: Model, step: Choice, key: str, context: Context) -> Model:
         work = self.folder / f".{key}.work"

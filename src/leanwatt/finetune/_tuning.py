@@ -4,13 +4,13 @@ from leanwatt.contracts import Context
 from leanwatt.errors import RefusedError
 from leanwatt.model import Model
 from leanwatt.prompt import Encoder
-from leanwatt.training import Outcome, Schedule, Trainer, lessons
+from leanwatt.training import Outcome, Schedule, Teacher, Trainer, lessons
 
 CHECKED = 256
 """Validation examples that early stopping looks at: enough to see a trend, few enough to be cheap."""
 
 
-def tune(model: Model, context: Context, schedule: Schedule, name: str) -> Model:
+def tune(model: Model, context: Context, schedule: Schedule, name: str, teacher: Teacher | None = None) -> Model:
     """Train what requires gradients, in place, and note in the history what came of it. Raises RefusedError."""
     if model.codes:
         raise RefusedError(f"{name} after quantize would train weights that are no longer served; put it before.")
@@ -18,7 +18,7 @@ def tune(model: Model, context: Context, schedule: Schedule, name: str) -> Model
     train_on = lessons(context.train, encoder)
     every = max(1, len(context.validation) // CHECKED)
     check_on = lessons(context.validation[::every], encoder)
-    outcome = Trainer(model, schedule, context.seed, context.progress).run(train_on, check_on)
+    outcome = Trainer(model, schedule, context.seed, context.progress, teacher).run(train_on, check_on)
     model.history.append(f"{name}: {_words(outcome)}")
     return model
 

@@ -9,11 +9,17 @@ from typing import Annotated, ClassVar, Literal, final
 
 from annotated_types import Ge, Gt, Lt
 
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.errors import RefusedError
 from leanwatt.finetune._tuning import tune
 from leanwatt.model import Model, cast, linears, quiet
 from leanwatt.training import Schedule
+
+_TWICE = "finetune lora: the model has adapters already; put `merge: [merge]` between."
+_OVER_MASKS = (
+    "finetune lora after prune would fill the zeros when merged; use finetune full or distill, or prune later, or "
+    "insist with `merge: [dense]` between them, which gives the zeros up."
+)
 
 
 @final
@@ -39,17 +45,23 @@ class Lora(Step):
     version: ClassVar[int] = 1
     reads_data: ClassVar[bool] = True
 
+    def foresee(self, outlook: Outlook) -> None:
+        """Adapters; refused beside other adapters and over masks."""
+        if "adapters" in outlook.left:
+            raise RefusedError(_TWICE)
+        if "masks" in outlook.left:
+            raise RefusedError(_OVER_MASKS)
+        outlook.left["adapters"] = "finetune lora"
+
     def apply(self, model: Model, context: Context) -> Model:
         """Put adapters beside the linear layers and train them."""
         import torch
         from peft import LoraConfig, get_peft_model
 
         if model.has_adapters:
-            raise RefusedError("finetune lora: the model has adapters already; put `merge: [merge]` between.")
+            raise RefusedError(_TWICE)
         if model.masks:
-            raise RefusedError(
-                "finetune lora after prune would fill the zeros when merged; use finetune full, or prune later."
-            )
+            raise RefusedError(_OVER_MASKS)
         torch.manual_seed(context.seed)
         cast(model.module, torch.bfloat16 if self.precision == "bf16" else torch.float32).requires_grad_(False)
         config = LoraConfig(

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from leanwatt.contracts import Outlook
 from leanwatt.errors import RefusedError
-from leanwatt.model import Model, linears, weight_of
+from leanwatt.model import Model, linears, refuse_unknown_family, weight_of
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +114,7 @@ def best_of(score: torch.Tensor, kept: int) -> torch.Tensor:
 
 def whole_weights(model: Model, name: str) -> dict[str, torch.Tensor]:
     """The weights that a mask may touch, as (outputs, inputs). Raises RefusedError where zeros would not last."""
+    refuse_unknown_family(model.module.config)
     if model.has_adapters:
         raise RefusedError(f"prune {name}: the model has adapters; put `merge: [merge]` before it.")
     if model.codes:
@@ -124,6 +126,13 @@ def gone_first(model: Model, name: str, score: torch.Tensor) -> torch.Tensor:
     """The score in float32, and `GONE` for what earlier pruning of the layer removed: it counts toward the sparsity."""
     score = score.float()
     return score if name not in model.masks else score.masked_fill(~model.masks[name], GONE)
+
+
+def foresee_masks(outlook: Outlook, name: str, pattern: str | None) -> None:
+    """Note in `outlook` that the step called `name` leaves masks, and which N:M pattern they keep."""
+    outlook.left["masks"] = name
+    if pattern:
+        outlook.left["pattern"] = f"{name} {pattern}"
 
 
 def put_on(model: Model, masks: Mapping[str, torch.Tensor], pattern: str | None) -> None:

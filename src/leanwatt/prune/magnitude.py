@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Literal, final
 
 from annotated_types import Gt, Lt
 
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Model
-from leanwatt.prune._masking import Cut, gone_first, put_on, whole_weights
+from leanwatt.prune._masking import Cut, foresee_masks, gone_first, put_on, whole_weights
 
 
 @final
@@ -30,6 +30,10 @@ class Magnitude(Step):
 
     def __post_init__(self) -> None:
         Cut(self.sparsity, self.pattern, self.over)
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Masks, and where asked for a pattern."""
+        foresee_masks(outlook, "prune magnitude", self.pattern)
 
     def apply(self, model: Model, context: Context) -> Model:
         """Zero the weights in place and keep the masks."""

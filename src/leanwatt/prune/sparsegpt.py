@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 from annotated_types import Ge, Gt, Lt
 
 from leanwatt.calibration import Stage, sample, stages
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Model, weight_of
 from leanwatt.prune._masking import (
     GONE,
     Cut,
     best_of,
+    foresee_masks,
     gone_first,
     over_all,
     parse_pattern,
@@ -65,6 +66,10 @@ class SparseGPT(Step):
     def files(self) -> Sequence[Path]:
         """The text, where there is one."""
         return [] if self.text is None else [Path(self.text)]
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Masks, and where asked for a pattern."""
+        foresee_masks(outlook, "prune sparsegpt", self.pattern)
 
     def apply(self, model: Model, context: Context) -> Model:
         """Zero and change weights in place, layer by layer, and keep the masks."""

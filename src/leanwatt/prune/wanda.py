@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 from annotated_types import Ge, Gt, Lt
 
 from leanwatt.calibration import Stage, sample, stages
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Model, weight_of
-from leanwatt.prune._masking import Cut, gone_first, put_on, whole_weights
+from leanwatt.prune._masking import Cut, foresee_masks, gone_first, put_on, whole_weights
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,10 @@ class Wanda(Step):
     def files(self) -> Sequence[Path]:
         """The text, where there is one."""
         return [] if self.text is None else [Path(self.text)]
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Masks, and where asked for a pattern."""
+        foresee_masks(outlook, "prune wanda", self.pattern)
 
     def apply(self, model: Model, context: Context) -> Model:
         """Zero the weights in place, layer by layer, and keep the masks."""

@@ -5,23 +5,31 @@ its outgoing weights (the structured form of Wanda's score, Sun et al., 2023, ar
 2023, arXiv:2312.11983).
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from annotated_types import Ge, Gt, Lt
 
 from leanwatt.calibration import input_norms
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.errors import RefusedError
-from leanwatt.model import FAMILIES, Model, blocks, linears, weight_of
+from leanwatt.model import FAMILIES, Model, blocks, inner_size, linears, weight_of
+from leanwatt.prune._cutting import keep_inputs, keep_outputs, refuse_pattern, refuse_patterns
 from leanwatt.prune._masking import whole_weights
 
-_MLPS = {
-    "down_proj": ("gate_proj", "up_proj"),  # Llama, Mistral, Qwen, Gemma, SmolLM
-    "fc2": ("fc1",),  # OPT, Phi
-    "dense_4h_to_h": ("dense_h_to_4h",),  # GPT-NeoX
-    "mlp.c_proj": ("mlp.c_fc",),  # GPT-2
-}
+if TYPE_CHECKING:
+    import torch
+
+_MLPS = (
+    ("down_proj", ("gate_proj", "up_proj")),  # Llama, Mistral, Qwen, Gemma, SmolLM
+    ("down_proj", ("gate_up_proj",)),  # Phi 3: both in one matrix, one below the other
+    ("fc2", ("fc1",)),  # OPT, Phi
+    ("dense_4h_to_h", ("dense_h_to_4h",)),  # GPT-NeoX
+    ("mlp.c_proj", ("mlp.c_fc",)),  # GPT-2
+)
 """The layer that leaves an MLP, and those that enter it."""
 _SIZES = ("intermediate_size", "ffn_dim", "n_inner")
 
@@ -41,56 +49,57 @@ class Width(Step):
     version: ClassVar[int] = 1
     reads_data: ClassVar[bool] = True
 
+    def foresee(self, outlook: Outlook) -> None:
+        """A smaller MLP; refused where nothing would go, and after an N:M pattern."""
+        refuse_pattern(outlook, "width")
+        _note_width(outlook.config, self._width(inner_size(outlook.config)))
+
     def apply(self, model: Model, context: Context) -> Model:
         """Cut the MLPs in place; masks of earlier pruning are cut with them."""
         whole_weights(model, "width")
-        leaving = _leaving(model)
-        size = next(iter(leaving.values()))[0].shape[1]
-        width = max(self.multiple, round(self.keep * size / self.multiple) * self.multiple)
-        if width >= size:
-            raise RefusedError(f"prune width: keep {self.keep} of {size} neurons is all of them in {self.multiple}s.")
-        norms = input_norms(model, {name: layer for name, (_, layer, _) in leaving.items()}, context, self.examples)
-        for name, (weight, layer, entering) in leaving.items():
-            score = norms[name] * weight.float().norm(dim=0)
+        refuse_patterns(model, "width")
+        leaving, layers = _mlps(model), linears(model.module)
+        size = inner_size(model.module.config)
+        width = self._width(size)
+        norms = input_norms(model, {name: layers[name] for name in leaving}, context, self.examples)
+        for name, entering in leaving.items():
+            score = norms[name] * weight_of(layers[name]).float().norm(dim=0)
             stay = score.topk(width).indices.sort().values
-            _cut(model, name, layer, stay, inputs=True)
-            for other, other_layer in entering.items():
-                _cut(model, other, other_layer, stay, inputs=False)
+            keep_inputs(model, name, layers[name], stay)
+            for other in entering:
+                keep_outputs(model, other, layers[other], _rows(stay, size, layers[other]))
         _note_width(model.module.config, width)
         model.history.append(f"prune width {size} -> {width}")
         return model
 
+    def _width(self, size: int) -> int:
+        """The new number of neurons. Raises RefusedError where it would be no smaller."""
+        width = max(self.multiple, round(self.keep * size / self.multiple) * self.multiple)
+        if width >= size:
+            raise RefusedError(f"prune width: keep {self.keep} of {size} neurons is all of them in {self.multiple}s.")
+        return width
 
-def _leaving(model: Model) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
-    """Name of the layer that leaves each MLP -> its weight, itself, and the layers that enter the same MLP."""
-    found, layers = {}, linears(model.module)
-    for name, layer in layers.items():
-        for last, firsts in _MLPS.items():
-            if name.endswith(f".{last}"):
-                stem = name.removesuffix(last)
-                found[name] = (weight_of(layer), layer, {stem + first: layers[stem + first] for first in firsts})
+
+def _mlps(model: Model) -> dict[str, Sequence[str]]:
+    """Name of the layer that leaves each MLP -> names of the layers that enter the same MLP."""
+    layers = linears(model.module)
+    found: dict[str, Sequence[str]] = {
+        name: [name.removesuffix(last) + first for first in firsts]
+        for last, firsts in _MLPS
+        for name in layers
+        if name.endswith(f".{last}") and name.removesuffix(last) + firsts[0] in layers
+    }
     if len(found) != len(blocks(model.module)):
         raise RefusedError(f"prune width: the MLPs of {type(model.module).__name__} are not known. Known: {FAMILIES}.")
     return found
 
 
-def _cut(model: Model, name: str, layer: Any, stay: Any, *, inputs: bool) -> None:
-    """Keep some inputs (or outputs) of one linear layer, of its bias and of its mask."""
+def _rows(stay: torch.Tensor, size: int, layer: Any) -> torch.Tensor:
+    """The outputs of an entering layer that belong to the neurons `stay`, once per part that is stacked in it."""
     import torch
-    from transformers.pytorch_utils import Conv1D
 
-    is_conv = isinstance(layer, Conv1D)
-    layer.weight = torch.nn.Parameter(layer.weight.data.index_select(1 if inputs != is_conv else 0, stay))
-    if not inputs and layer.bias is not None:
-        layer.bias = torch.nn.Parameter(layer.bias.data.index_select(0, stay))
-    if is_conv:
-        layer.nx, layer.nf = layer.weight.shape
-    else:
-        layer.out_features, layer.in_features = layer.weight.shape
-    if name in model.masks:
-        model.masks[name] = model.masks[name].index_select(1 if inputs else 0, stay)
-        if inputs and name in model.patterns:
-            raise RefusedError("prune width after an N:M pattern would break the pattern; put width first.")
+    parts = weight_of(layer).shape[0] // size
+    return torch.cat([stay + part * size for part in range(parts)])
 
 
 def _note_width(config: Any, width: int) -> None:

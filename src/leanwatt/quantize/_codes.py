@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from leanwatt.contracts import Outlook
 from leanwatt.errors import RefusedError
 from leanwatt.model import Codes, Model, linears, weight_of
 
@@ -21,6 +22,11 @@ def whole_layers(model: Model, name: str) -> dict[str, Any]:
     if model.codes:
         raise RefusedError(f"quantize {name}: the model is quantized already; leave one of the two out.")
     return linears(model.module)
+
+
+def foresee_codes(outlook: Outlook, name: str) -> None:
+    """Note in `outlook` that the step called `name` leaves integer codes."""
+    outlook.left["codes"] = f"quantize {name}"
 
 
 def largest_code(bits: int) -> int:

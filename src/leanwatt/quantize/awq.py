@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 from annotated_types import Ge
 
 from leanwatt.calibration import Visit, sample, walk
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Codes, Model, weight_of
-from leanwatt.quantize._codes import nearest_codes, put_in, round_to, whole_layers
+from leanwatt.quantize._codes import foresee_codes, nearest_codes, put_in, round_to, whole_layers
 from leanwatt.quantize._folding import Fold, fold, folds_of, refuse_without_norms
 from leanwatt.quantize._ranges import cut_scales, diagonal_blocks, in_blocks, output_errors
 from leanwatt.second_order import Gram
@@ -66,6 +66,10 @@ class Awq(Step):
     def files(self) -> Sequence[Path]:
         """The text to calibrate on."""
         return (Path(self.text),) if self.text else ()
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Codes."""
+        foresee_codes(outlook, "awq")
 
     def apply(self, model: Model, context: Context) -> Model:
         """Scale and quantize in place, block by block: each sees what the quantized blocks before it send on."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 from annotated_types import Ge, Gt, Le
 
 from leanwatt.calibration import sample, stages
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Codes, Model, weight_of
-from leanwatt.quantize._codes import group_size, largest_code, put_in, scales_of, whole_layers
+from leanwatt.quantize._codes import foresee_codes, group_size, largest_code, put_in, scales_of, whole_layers
 from leanwatt.quantize._ranges import cut_scales
 from leanwatt.second_order import LEAF, Gram, compensate, inverse_factor
 
@@ -55,6 +55,10 @@ class Gptq(Step):
     def files(self) -> Sequence[Path]:
         """The text to calibrate on."""
         return (Path(self.text),) if self.text else ()
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Codes."""
+        foresee_codes(outlook, "gptq")
 
     def apply(self, model: Model, context: Context) -> Model:
         """Quantize in place, layer by layer: each sees what the quantized layers before it send on."""

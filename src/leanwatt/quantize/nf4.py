@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 from annotated_types import Ge
 
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Codes, Model, weight_of
-from leanwatt.quantize._codes import grouped, put_in, stored_scales, whole_layers
+from leanwatt.quantize._codes import foresee_codes, grouped, put_in, stored_scales, whole_layers
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,10 @@ class Nf4(Step):
     divide gets one scale per row."""
 
     version: ClassVar[int] = 1
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Codes."""
+        foresee_codes(outlook, "nf4")
 
     def apply(self, model: Model, context: Context) -> Model:
         """Quantize in place: the module holds the dequantized weights, `codes` the levels' numbers."""

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Literal, final
 
 from annotated_types import Ge
 
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Model, weight_of
-from leanwatt.quantize._codes import nearest_codes, put_in, whole_layers
+from leanwatt.quantize._codes import foresee_codes, nearest_codes, put_in, whole_layers
 
 
 @final
@@ -26,6 +26,10 @@ class RoundToNearest(Step):
     divide gets one scale per row."""
 
     version: ClassVar[int] = 1
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Codes."""
+        foresee_codes(outlook, "round_to_nearest")
 
     def apply(self, model: Model, context: Context) -> Model:
         """Quantize in place: the module holds the dequantized weights, `codes` the integers."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 from annotated_types import Ge, Le
 
 from leanwatt.calibration import Visit, sample, walk
-from leanwatt.contracts import Context, Step
+from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Model, weight_of
-from leanwatt.quantize._codes import nearest_codes, put_in, whole_layers
+from leanwatt.quantize._codes import foresee_codes, nearest_codes, put_in, whole_layers
 from leanwatt.quantize._folding import Fold, fold, folds_of, refuse_without_norms
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ class Smoothquant(Step):
     def files(self) -> Sequence[Path]:
         """The text to calibrate on."""
         return (Path(self.text),) if self.text else ()
+
+    def foresee(self, outlook: Outlook) -> None:
+        """Codes."""
+        foresee_codes(outlook, "smoothquant")
 
     def apply(self, model: Model, context: Context) -> Model:
         """Smooth and quantize in place, block by block."""

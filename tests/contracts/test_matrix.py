@@ -1,0 +1,104 @@
+"""Every method, alone and in pairs: what the plan accepts is made, saved, and the same in a fresh process.
+
+The whole matrix over all families: `python tests/matrix.py`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FAMILIES
+from matrix import EVERY_FAMILY, Bench, Made, fresh, methods, recipes
+
+from leanwatt import catalog
+from leanwatt.recipe import Choice
+
+TRAINED = ("stories260k", "tinystories-656k")
+
+
+def broken(made: list[Made]) -> dict[str, str]:
+    """Recipes that did not do what was foreseen, or that are another model in a fresh process."""
+    return {str(each.recipe): each.broken for each in made if each.broken} | fresh(made)
+
+
+def names(made: list[Made], *, refused: bool) -> set[tuple[str, ...]]:
+    return {tuple(step.name for step in each.recipe.steps) for each in made if bool(each.refused) is refused}
+
+
+@pytest.fixture
+def bench(context: Any, tmp_path: Path) -> Callable[[Path], Bench]:
+    def on(base: Path) -> Bench:
+        folder = tmp_path / f"made-{base.name}"
+        folder.mkdir()
+        return Bench(base, folder, context)
+
+    return on
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_and_every_pair(family: str, saved: Callable[[str], Path], bench: Callable[[Path], Bench]) -> None:
+    on = bench(saved(family))
+    made = [on.make(steps) for steps in recipes()]
+    assert broken(made) == {}
+    done = names(made, refused=False)
+    assert {("magnitude", "round_to_nearest"), ("width", "distill"), ("vocabulary", "cast")} <= done
+    assert {("round_to_nearest", "magnitude"), ("magnitude", "lora", "merge")} <= names(made, refused=True)
+    alone = {each.name for each in methods()} - {"lora", "distill"} - ({"heads"} if family == "gpt2" else set())
+    assert {(name,) for name in alone} <= done
+    assert ("lora", "merge") in done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [family for family in EVERY_FAMILY if family not in FAMILIES])
+def test_every_family_takes_every_method(
+    family: str, saved: Callable[[str], Path], bench: Callable[[Path], Bench]
+) -> None:
+    on = bench(saved(family))
+    alone = [Choice("finetune", "lora", {"rank": 2}), Choice("merge", "merge")]
+    chains = [tuple(alone), *((each,) for each in methods() if each.name not in ("lora", "distill"))]
+    made = [on.make(chain) for chain in chains]
+    assert broken(made) == {}
+    assert names(made, refused=True) == ({("heads",)} if family in ("gpt_neox", "opt") else set())
+
+
+def test_the_table_names_only_what_is_there() -> None:
+    from matrix import SETTINGS
+
+    for key, every in SETTINGS.items():
+        room, name = key.split()
+        assert all(catalog.build(Choice(room, name, settings)) for settings in every)
+
+
+def test_a_broken_promise_would_be_found(saved: Callable[[str], Path], bench: Callable[[Path], Bench]) -> None:
+    """The matrix sees a changed weight, and a folder that does not open."""
+    from safetensors.torch import load_file, save_file
+
+    on = bench(saved("llama"))
+    made = [on.make((Choice("quantize", "cast"),)), on.make((Choice("prune", "depth"),))]
+    one, other = (each.folder for each in made if each.folder)
+    weights = load_file(one / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, one / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"num_attention_heads": 3}))
+    found = fresh(made)
+    assert found.keys() == {str(each.recipe) for each in made}
+    assert "logits differ" in found[str(made[0].recipe)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_models_take_every_method_and_pruning_with_quantization(
+    name: str, shared: Path, bench: Callable[[Path], Bench]
+) -> None:
+    on = bench(shared / "models" / name)
+    every = [each for each in methods() if each.name not in ("lora", "distill")]
+    pruned = [each for each in every if each.room == "prune"]
+    pairs = [(one, other) for one in pruned for other in every if other.room == "quantize"]
+    repaired = [(one, Choice("finetune", "distill", {"batch": 8})) for one in pruned if one.name != "vocabulary"]
+    made = [on.make(chain) for chain in [*((each,) for each in every), *pairs, *repaired]]
+    assert broken(made) == {}
+    assert names(made, refused=True) == set()

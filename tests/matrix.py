@@ -1,0 +1,209 @@
+"""Every method and every pair of methods on every family: saved, opened in a fresh process, and the same logits.
+
+python tests/matrix.py                 the whole matrix
+python tests/matrix.py llama gpt2      two families of it
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from leanwatt import catalog
+from leanwatt.errors import MissingExtraError, RefusedError
+from leanwatt.outlook import foresee
+from leanwatt.recipe import Choice, Recipe
+
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "finetune full": [{"batch": 8}],
+    "finetune lora": [{"rank": 2, "batch": 8}],
+    "finetune distill": [{"batch": 8}],
+    "prune magnitude": [{"sparsity": 0.5}, {"pattern": "2:4"}],
+    "prune width": [{"keep": 0.5}],
+    "prune heads": [{"keep": 0.5}],
+    "prune vocabulary": [{"multiple": 1}],
+    "quantize round_to_nearest": [{"bits": 8, "group": 16}, {"bits": 4, "group": 16}],
+}
+"""What a method is tried with; a method that is not named here is tried with its defaults, so it must have them all."""
+ROOMS = ("finetune", "prune", "quantize")
+EVERY_FAMILY = (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "smollm3"),
+    *("gpt2", "gpt_neox", "opt"),
+)
+STEPS = 1
+"""Optimizer steps of each training: enough to change every weight."""
+MERGE = Choice("merge", "merge")
+SEEN = range(3, 40)
+"""Ids of the tokens whose logits are compared."""
+FRESH = """
+import json, sys, torch
+from pathlib import Path
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+logging.disable_progress_bar()
+different = {}
+for folder in map(Path, json.loads(sys.stdin.read())):
+    expected = load_file(folder / "expected.safetensors")
+    try:
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+        with torch.inference_mode():
+            got = module(expected["ids"]).logits
+        if not got.equal(expected["logits"]):
+            different[folder.name] = f"logits differ by up to {float((got - expected['logits']).abs().max()):.3g}"
+    except Exception as error:
+        different[folder.name] = f"{type(error).__name__}: {error}"
+print(json.dumps(different))
+"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of one recipe: refused, or a folder, or a promise that was not kept."""
+
+    recipe: Recipe
+    folder: Path | None = None
+    refused: str | None = None
+    broken: str | None = None
+
+
+def methods() -> list[Choice]:
+    """Every installed method of the rooms of steps, with each of its settings here."""
+    found = []
+    for room in ROOMS:
+        for name in catalog.names(room):
+            try:
+                catalog.find(room, name)
+            except MissingExtraError:
+                continue
+            found += [Choice(room, name, settings) for settings in SETTINGS.get(f"{room} {name}", [{}])]
+    return found
+
+
+def recipes() -> Iterator[tuple[Choice, ...]]:
+    """Each method alone, and each two of different names in both orders, with a merge after LoRA."""
+    every = methods()
+    pairs = [pair for pair in permutations(every, 2) if (pair[0].room, pair[0].name) != (pair[1].room, pair[1].name)]
+    for picks in [*((each,) for each in every), *pairs]:
+        yield tuple(step for pick in picks for step in ([pick, MERGE] if pick.name == "lora" else [pick]))
+
+
+class Bench:
+    """Makes the recipes of one family from one base; what recipes begin with alike is made once."""
+
+    def __init__(self, base: Path, folder: Path, context: Any) -> None:
+        from leanwatt.model import config_of, load
+
+        self._base, self._folder, self._context = base, folder, replace(context, max_steps=STEPS)
+        self._config = config_of(str(base))
+        self._models: dict[tuple[Choice, ...], Any] = {(): load(base)}
+
+    def make(self, steps: tuple[Choice, ...]) -> Made:
+        """Foresee, apply, compare what was foreseen with what is, and save with the expected logits beside it."""
+        recipe = Recipe(self._base.name, steps)
+        try:
+            outlook = foresee(recipe, self._config)
+        except RefusedError as error:
+            return Made(recipe, refused=str(error))
+        try:
+            model = self._applied(steps)
+        except RefusedError as error:
+            return Made(recipe, broken=f"was not foreseen: {error}")
+        if wrong := _different(outlook, model):
+            return Made(recipe, broken=f"was foreseen otherwise: {wrong}")
+        folder = self._folder / f"{self._base.name}-{len(list(self._folder.iterdir()))}"
+        model.save(folder)
+        _expect(model, folder)
+        return Made(recipe, folder=folder)
+
+    def _applied(self, steps: tuple[Choice, ...]) -> Any:
+        if steps not in self._models:
+            before = deepcopy(self._applied(steps[:-1]))
+            is_pruned = any(step.room == "prune" for step in steps[:-1])
+            context = replace(self._context, parent=self._base if is_pruned else None)
+            model = catalog.build(steps[-1]).apply(before, context)
+            if len(steps) > 1 and steps[-1] != MERGE:
+                return model
+            self._models[steps] = model
+        return self._models[steps]
+
+
+def _different(outlook: Any, model: Any) -> str:
+    """What the model has or is, where it is not what its steps foretold."""
+    has = {
+        "adapters": model.has_adapters,
+        "masks": bool(model.masks),
+        "pattern": bool(model.patterns),
+        "codes": bool(model.codes),
+    }
+    wrong = [
+        f"{what} {'are' if is_there else 'are not'} there"
+        for what, is_there in has.items()
+        if is_there != (what in outlook.left)
+    ]
+    sizes = (
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "ffn_dim",
+        "n_inner",
+    )
+    for name in sizes:
+        foretold, got = getattr(outlook.config, name, None), getattr(model.module.config, name, None)
+        if foretold != got:
+            wrong.append(f"{name} is {got}, not {foretold}")
+    return ", ".join(wrong)
+
+
+def _expect(model: Any, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    ids = torch.tensor([list(SEEN)])
+    with torch.inference_mode():
+        save_file({"ids": ids, "logits": model.module(ids).logits.contiguous()}, folder / "expected.safetensors")
+
+
+def fresh(made: Sequence[Made]) -> dict[str, str]:
+    """All folders opened by plain transformers in one fresh process: recipe -> what is wrong with it."""
+    folders = {each.folder.name: each for each in made if each.folder}
+    asked = json.dumps([str(each.folder) for each in folders.values()])
+    done = subprocess.run([sys.executable, "-c", FRESH], input=asked, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {str(folders[name].recipe): wrong for name, wrong in found.items()}
+
+
+def main() -> int:
+    """Make and compare all; 0 if every promise is kept."""
+    from conftest import examples, save_tiny
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", default=EVERY_FAMILY)
+    wrong: dict[str, str] = {}
+    for family in parser.parse_args().families:
+        with tempfile.TemporaryDirectory() as name:
+            base, folder = Path(name) / family, Path(name) / "made"
+            folder.mkdir()
+            save_tiny(family, base)
+            bench = Bench(base, folder, examples(Path(name)))
+            made = [bench.make(steps) for steps in recipes()]
+            found = {str(each.recipe): each.broken for each in made if each.broken} | fresh(made)
+        refused = sum(each.refused is not None for each in made)
+        print(f"{family}: {len(made) - refused} recipes, {refused} refused beforehand, {len(found)} wrong", flush=True)
+        wrong |= found
+    for recipe, what in wrong.items():
+        print(f"{recipe}: {what}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
