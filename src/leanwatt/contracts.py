@@ -114,7 +114,10 @@ class Meter(ABC):
 class Search(ABC):
     """`search/`: which trials are wanted, given what is known so far.
 
-    A pure function: it may name trials that are already done. When all it wants is done, so is the study.
+    A pure function of what is in the store, so that a run that was stopped goes on to the same choices. It may name
+    trials that are already done; when all it wants is done, so is the study. It always wants the reference, whose
+    trials stand first in the space, and the baselines. Trials of less fidelity than the space's are for the search
+    alone: they are made and graded, and never weighed, ranked or confirmed.
     """
 
     @abstractmethod

@@ -66,9 +66,9 @@ class Flow:
     def _missing_trials(self) -> Iterator[Trial]:
         """One wanted trial after the other; the search is asked again after each, since it may change its mind."""
         search: Search = catalog.build(self.bench.study.search)
-        seen: set[str] = set()
+        space, seen = self.bench.study.reference_first(self.space), set[str]()
         while True:
-            wanted = search.wanted(self.space, self.store.records(), [])
+            wanted = search.wanted(space, self.store.records(), [])
             trial = next((t for t in wanted if t.id not in seen and not self._has("grade", t)), None)
             if trial is None:
                 return
