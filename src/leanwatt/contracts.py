@@ -38,12 +38,14 @@ class Context:
     validation: Sequence[Example]
     seed: int
     folder: Path
-    """For checkpoints; survives a kill, and is emptied when the step is done."""
+    """For checkpoints; survives a kill, and is emptied when the step is done. A `curve.json` in it is kept."""
     progress: Progress
     parent: Path | None = None
     """The saved model that this step starts from."""
     max_steps: int | None = None
     """Most optimizer steps; None leaves it to the method's settings."""
+    read: Callable[[], Reading] | None = None
+    """The open meter, for a step that tells what it spent along the way; None where nothing is measured."""
 
 
 class Step(ABC):

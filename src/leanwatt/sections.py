@@ -232,7 +232,7 @@ def _searched(ranking: Ranking) -> Section:
     ]
     text = (
         "What the whole study took, beyond the making of the reference, over what the recommended one saves per "
-        "ticket, gives the tickets until all of it is paid back. Estimates count against a budget at their upper bound.",
+        "ticket, gives the tickets until all of it is paid back. In a budget, estimates count at their upper bound.",
     )
     items = tuple(f"not tried: {label}" for label in found.not_tried)
     return Section("What finding it took", text, Grid(("what", "value"), tuple(rows)), items)

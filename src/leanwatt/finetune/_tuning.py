@@ -18,7 +18,8 @@ def tune(model: Model, context: Context, schedule: Schedule, name: str) -> Model
     train_on = lessons(context.train, encoder)
     every = max(1, len(context.validation) // CHECKED)
     check_on = lessons(context.validation[::every], encoder)
-    outcome = Trainer(model, schedule, context.seed, context.progress).run(train_on, check_on)
+    trainer = Trainer(model, schedule, context.seed, context.progress, context.folder, context.read)
+    outcome = trainer.run(train_on, check_on)
     model.history.append(f"{name}: {_words(outcome)}")
     return model
 
