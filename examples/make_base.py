@@ -11,9 +11,10 @@ import csv
 from pathlib import Path
 
 from leanwatt.console import progress
+from leanwatt.lesson import Lesson
 from leanwatt.model import Model
 from leanwatt.starter import PIECES, Shape, config, tokenizer_of
-from leanwatt.training import Lesson, Schedule, Trainer
+from leanwatt.training import Schedule, Trainer
 
 WHOLE_WORDS = r" ?[^\s]+|\s+"
 

@@ -9,10 +9,11 @@ import pytest
 
 from leanwatt import catalog
 from leanwatt.errors import RefusedError
+from leanwatt.lesson import lessons
 from leanwatt.model import linears, load, weight_of
 from leanwatt.prompt import Encoder
 from leanwatt.recipe import Choice
-from leanwatt.training import Schedule, Teacher, Trainer, lessons
+from leanwatt.training import Schedule, Teacher, Trainer
 
 HALF = Choice("prune", "magnitude", {"sparsity": 0.5})
 
@@ -40,7 +41,7 @@ def test_the_loss_is_that_of_a_loop_over_tokens(
     parent = load(saved("llama")).module
     parent.model.norm.weight.data.mul_(20)  # Far enough apart to be told from rounding.
     found = lessons(context.train, Encoder(pruned.tokenizer, pruned.context))[:5]
-    summed = count = 0.0
+    summed = 0.0
     with torch.inference_mode():
         for lesson in found:
             ids = torch.tensor([lesson.ids])
@@ -51,10 +52,9 @@ def test_the_loss_is_that_of_a_loop_over_tokens(
                 one, other = (theirs[place - 1] / temperature).softmax(-1), (mine[place - 1] / temperature).softmax(-1)
                 apart = float((one * (one / other).log()).sum()) * temperature**2
                 summed += weight * ((1 - share) * hard + share * apart)
-                count += weight
     schedule = Schedule(1e-3, 1, 8, prompt_weight=prompt)
     trainer = Trainer(pruned, schedule, 0, lambda _t, _s: None, Teacher(parent, temperature, share))
-    assert float(trainer._batch_loss(found).detach()) == pytest.approx(summed / count, rel=1e-4)
+    assert float(trainer._summed_loss(found).detach()) == pytest.approx(summed, rel=1e-4)
     plain = Trainer(pruned, replace(schedule, prompt_weight=0.0), 0, lambda _t, _s: None)
     assert trainer._loss(found) == pytest.approx(plain._loss(found)), "validation is about right answers only"
 

@@ -11,12 +11,12 @@ from conftest import tiny_module
 from leanwatt import catalog
 from leanwatt.calibration import sample, walk
 from leanwatt.errors import RefusedError
+from leanwatt.lesson import Lesson
 from leanwatt.model import Model, cast, linears, load, weight_of
 from leanwatt.quantize import _folding
 from leanwatt.quantize._codes import nearest_codes
 from leanwatt.quantize._folding import fold, folds_of
 from leanwatt.recipe import Choice
-from leanwatt.training import Lesson
 
 SCALED = {
     "llama": 14,

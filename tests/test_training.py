@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leanwatt.errors import RefusedError
+from leanwatt.lesson import Lesson, lessons, tensors
 from leanwatt.model import Model, linears, load, weight_of
 from leanwatt.prompt import Encoder
 from leanwatt.question import Example, Generate, Likelihood, Prompt, Score
-from leanwatt.training import Lesson, Schedule, Trainer, _batches, _optimizer, _rate, _steps, lessons, tensors
+from leanwatt.training import Schedule, Trainer, _batches, _optimizer, _rate, _steps
 
 ASK = Prompt("Name the root cause.", "alarm at site A", "Root cause:")
 SCORED = Example("1", "g", "train", Score(ASK, ("mains failure", "fibre cut")), "fibre cut")
@@ -81,23 +82,23 @@ def test_the_loss_is_the_weighted_mean_over_tokens_whatever_the_padding(
     import torch
 
     found = some_lessons(model, context)
-    summed = count = 0.0
+    summed = 0.0
     with torch.inference_mode():
         for lesson in found:
             logs = model.module(torch.tensor([lesson.ids])).logits[0].log_softmax(-1)
             for place in range(1, len(lesson.ids)):
                 weight = 1.0 if place >= lesson.answer_from else prompt_weight
                 summed -= weight * float(logs[place - 1, lesson.ids[place]])
-                count += weight
-        got = float(Trainer(model, replace(PACE, prompt_weight=prompt_weight), 0, quiet)._batch_loss(found))
-    assert got == pytest.approx(summed / count, rel=1e-4)
+        got = float(Trainer(model, replace(PACE, prompt_weight=prompt_weight), 0, quiet)._summed_loss(found))
+    assert got == pytest.approx(summed, rel=1e-4)
 
 
 def test_the_validation_loss_is_that_of_one_large_batch(model: Model, context: Any) -> None:
     found = some_lessons(model, context) * 5
     trainer = Trainer(model, PACE, 0, quiet)
     assert len(found) > 64
-    assert trainer._loss(found) == pytest.approx(float(trainer._batch_loss(found).detach()), rel=1e-4)
+    answers = sum(len(lesson.ids) - lesson.answer_from for lesson in found)
+    assert trainer._loss(found) == pytest.approx(float(trainer._summed_loss(found).detach()) / answers, rel=1e-4)
 
 
 def test_matrices_decay_and_vectors_do_not(model: Model) -> None:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from leanwatt.contracts import Context
 from leanwatt.errors import RefusedError
+from leanwatt.lesson import Lesson, lessons, tensors
 from leanwatt.model import Model, blocks, linears
 from leanwatt.prompt import Encoder
-from leanwatt.training import Lesson, lessons, tensors
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,8 @@ FLAGS = {
 
 def caveats(ranking: Ranking, gathered: Gathered) -> tuple[str, ...]:
     """In order of weight: what is not known, then what is less sure than it looks."""
-    found = [*_protocol(ranking), *_reference(ranking), *_energy(ranking), *_unfinished(ranking), *_few(ranking)]
+    found = [*_protocol(ranking), *_reference(ranking), *_energy(ranking), *_untried(ranking)]
+    found += [*_unfinished(ranking), *_few(ranking)]
     return (
         *found,
         *_quality(ranking),
@@ -55,6 +56,17 @@ def _energy(ranking: Ranking) -> Iterable[str]:
         yield "Joules are estimates from CPU time and a table of processors, with a wide band; they are not ranked."
     if ranking.machine.get("gpus"):
         yield "This machine has a GPU whose energy was not read; its work is not in the CPU-seconds."
+
+
+def _untried(ranking: Ranking) -> Iterable[str]:
+    found = ranking.searched
+    if not found.not_tried:
+        return
+    charged = {key: f"{found.charged[key]:.3g}" if key in found.charged else "unknown" for key in found.budget}
+    limits = [f"{key} {charged[key]} of {most:g}" for key, most in found.budget.items()]
+    budget = f" Charged to the budget so far: {', '.join(limits)}." if limits else ""
+    wanted = f", {found.still_wanted} of which the search would still try" if found.still_wanted else ""
+    yield f"{len(found.not_tried)} variants were not tried (search {found.method}){wanted}.{budget}"
 
 
 def _unfinished(ranking: Ranking) -> Iterable[str]:

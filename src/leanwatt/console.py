@@ -22,4 +22,4 @@ def progress(what: str) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
     with Bars(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True, disable=unseen) as bars:
         line = bars.add_task(what[:48], total=1.0, text="")
-        yield lambda text, share: bars.update(line, completed=share, text=text[:48])
+        yield lambda text, share: bars.update(line, completed=share, text=text[:80])

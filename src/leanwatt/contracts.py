@@ -38,7 +38,7 @@ class Context:
     validation: Sequence[Example]
     seed: int
     folder: Path
-    """For checkpoints; survives a kill, and is emptied when the step is done."""
+    """For checkpoints; survives a kill, and is emptied when the step is done. A `curve.json` in it is kept."""
     progress: Progress
     parent: Path | None = None
     """The saved model before the first pruning of the recipe; None where nothing was pruned."""
@@ -46,6 +46,8 @@ class Context:
     """Most optimizer steps; None leaves it to the method's settings."""
     stage: Callable[[str], AbstractContextManager[object]] = nullcontext
     """Weighs a part of the step apart: `with context.stage("calibrate"): ...`."""
+    read: Callable[[], Reading] | None = None
+    """The open meter, for a step that tells what it spent along the way; None where nothing is measured."""
 
 
 @dataclass
@@ -137,7 +139,10 @@ class Meter(ABC):
 class Search(ABC):
     """`search/`: which trials are wanted, given what is known so far.
 
-    A pure function: it may name trials that are already done. When all it wants is done, so is the study.
+    A pure function of what is in the store, so that a run that was stopped goes on to the same choices. It may name
+    trials that are already done; when all it wants is done, so is the study. It always wants the reference, whose
+    trials stand first in the space, and the baselines. Trials of less fidelity than the space's are for the search
+    alone: they are made and graded, and never weighed, ranked or confirmed.
     """
 
     @abstractmethod

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from leanwatt.compare import Window
+from leanwatt.contracts import Search
 from leanwatt.errors import StudyError, not_among
 from leanwatt.measurement import PREFILL, PREFILL_AND_DECODE, Energy, Measurement, worst
 from leanwatt.ranking import Making
@@ -106,6 +107,12 @@ class Gathered:
     folds: int
     records: tuple[Record, ...]
     """Of this study and its data; every attempt."""
+    glances: tuple[Record, ...]
+    """The same of less fidelity: what a search looked at, and nothing ranks."""
+    not_tried: tuple[str, ...]
+    """Variants that were left out by the search or the budget; no line is theirs."""
+    still_wanted: int
+    """How many of these the search would still try."""
     left_out: tuple[str, ...]
     """Sentences on records that belong to something else."""
     flags: Mapping[str, int] = field(default_factory=dict)
@@ -120,21 +127,60 @@ def gather(study: Study, records: Sequence[Record], data: str | None = None) -> 
     """
     digest = data if data is not None else _newest_data(records)
     ours = [record for record in records if _belongs(study, record, digest)]
-    folds = 1 + max((record.trial.variant.fold for record in ours), default=0)
-    trials = study.trials(digest, folds)
-    known = {trial.id for trial in trials}
-    makes = {trial.variant.id for trial in trials}
-    wanted = [r for r in ours if (r.trial.variant.id in makes if r.job == "make" else r.trial.id in known)]
-    kept = tuple(sorted(wanted, key=_order))
-    newest = _newest(kept)
-    places = {label: place for place, label in enumerate(dict.fromkeys(trial.label for trial in trials))}
-    lines = [_line(label, place, trials, newest) for label, place in places.items()]
-    out = len(records) - len(kept)
+    trials = study.trials(digest, 1 + max((record.trial.variant.fold for record in ours), default=0))
+    is_ours = _finder(trials)
+    kept = tuple(sorted(filter(is_ours, ours), key=_order))
+    lesser = [record for record in ours if not is_ours(record) and is_ours(_in_full(study, record))]
+    glances = tuple(sorted(lesser, key=_order))
+    newest, reference = _newest(kept), _reference(study, trials)
+    untried = _untried(study, trials, records, reference)
+    labels = list(dict.fromkeys(trial.label for trial in trials))
+    lines = [_line(label, place, trials, newest) for place, label in enumerate(labels) if label not in untried]
+    out = len(records) - len(kept) - len(glances)
     said = (
         (f"{out} of {len(records)} records are of other data, settings or variants and are left out.",) if out else ()
     )
     flags = Counter(flag for r in newest.values() if r.job == "weigh" for flag in _flags(r))
-    return Gathered(tuple(lines), _reference(study, trials), folds, kept, said, dict(sorted(flags.items())))
+    return Gathered(
+        lines=tuple(lines),
+        reference=reference,
+        folds=1 + max(trial.variant.fold for trial in trials),
+        records=kept,
+        glances=glances,
+        not_tried=tuple(untried),
+        still_wanted=sum(untried.values()),
+        left_out=said,
+        flags=dict(sorted(flags.items())),
+    )
+
+
+def _finder(trials: Sequence[Trial]) -> Callable[[Record], bool]:
+    """Tells whether a record is of one of these trials."""
+    known, makes = {trial.id for trial in trials}, {trial.variant.id for trial in trials}
+    return lambda r: r.trial.variant.id in makes if r.job == "make" else r.trial.id in known
+
+
+def _in_full(study: Study, record: Record) -> Record:
+    """The same record as if its trial had been done at the study's own fidelity."""
+    trial = record.trial
+    return replace(record, trial=replace(trial, variant=replace(trial.variant, fidelity=study.fidelity)))
+
+
+def _untried(study: Study, trials: Sequence[Trial], records: Sequence[Record], reference: str) -> dict[str, bool]:
+    """Variants without any record that need no line, and whether the search still wants each.
+
+    A grid without a budget that was stopped half-way will be finished: its missing lines stay.
+    """
+    from leanwatt import catalog
+
+    search: Search = catalog.build(study.search)
+    space = study.reference_first(trials)
+    wanted = {trial.label for trial in search.wanted(space, records, []) if trial.variant.fidelity == study.fidelity}
+    graded = {record.trial.id for record in records}
+    made = {record.trial.variant.id for record in records if record.job == "make"}
+    seen = {trial.label for trial in trials if trial.id in graded or trial.variant.id in made}
+    labels = dict.fromkeys(trial.label for trial in trials if trial.label not in {*seen, reference})
+    return {label: label in wanted for label in labels if label not in wanted or study.budget}
 
 
 def _order(record: Record) -> tuple[int, int, int, int, str]:
@@ -150,7 +196,7 @@ def _newest_data(records: Sequence[Record]) -> str:
 
 def _belongs(study: Study, record: Record, data: str) -> bool:
     variant = record.trial.variant
-    return variant.data == data and variant.seed in study.seeds and variant.fidelity == study.fidelity
+    return variant.data == data and variant.seed in study.seeds
 
 
 def _reference(study: Study, trials: Sequence[Trial]) -> str:

@@ -5,10 +5,13 @@ Every job runs through the executor and ends in a record, so a run that was kill
 """
 
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leanwatt import catalog
+from leanwatt.account import WALL
+from leanwatt.budget import Budget
 from leanwatt.contracts import Executor, Search, WorkerDied
 from leanwatt.errors import StudyError
 from leanwatt.idle import idle
@@ -34,6 +37,8 @@ class Flow:
     notice: Notice
     retry: bool = False
     """Try failed and refused jobs again, as new attempts."""
+    budget: Budget | None = None
+    """None never ends the search."""
 
     def run(self) -> Ranking:
         """Make, grade, weigh, rank and confirm all that is missing. Raises StudyError where a base has changed."""
@@ -67,14 +72,19 @@ class Flow:
     def _missing_trials(self) -> Iterator[Trial]:
         """One wanted trial after the other; the search is asked again after each, since it may change its mind."""
         search: Search = catalog.build(self.bench.study.search)
-        seen: set[str] = set()
+        space, seen = self.bench.study.reference_first(self.space), set[str]()
         while True:
-            wanted = search.wanted(self.space, self.store.records(), [])
+            wanted = search.wanted(space, self.store.records(), [])
             trial = next((t for t in wanted if t.id not in seen and not self._has("grade", t)), None)
-            if trial is None:
-                return
+            if trial is None or (self.budget and self.budget.refusal(trial, self._ours())):
+                return  # The ranking names what was wanted and not tried.
             seen.add(trial.id)
             yield trial
+
+    def _ours(self) -> list[Record]:
+        """What this study's data cost so far: the store may hold records of an older file too."""
+        data = self.space[0].variant.data
+        return [record for record in self.store.records() if record.trial.variant.data == data]
 
     def _weigh(self, number: int) -> None:
         """One round: every variant in random order, each in a fresh process, on the first fold and seed of each."""
@@ -111,9 +121,11 @@ class Flow:
             tried = self._attempts(job, trial, number)
             journal = self.store.journal(record_id(job, trial, number, tried))
             attempt = Attempt(self.bench, job, number, tried, conditions, journal)
+            begun = time.monotonic()
             for outcome in executor.run(attempt, [trial]):
                 is_dead = isinstance(outcome, WorkerDied)
                 record, rows = (died(attempt, trial, outcome.reason), []) if is_dead else outcome
+                record = replace(record, facts={**record.facts, WALL: time.monotonic() - begun})
                 kept = self.store.add(record, rows)
                 journal.unlink(missing_ok=True)  # The record has it now.
                 self.notice(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class Plan:
     hours: float
     memory_bytes: float
     disk_bytes: float
+    needs: Needs
+    """What the predictions rest on; a budget asks it before every trial."""
 
     def lines(self) -> list[str]:
         """For people, one fact a line."""
@@ -80,7 +83,7 @@ def check(study: Study, store: Store) -> Plan:
     trials = study.trials(data, folds)
     _check_reference(study, trials)
     configs = _configs({trial.variant.recipe for trial in trials if not trial.is_baseline})
-    needs = _Needs(study, trials, examples, configs)
+    needs = Needs(study, trials, examples, configs)
     warnings = [*_foreseen(study, trials, configs), *needs.refuse_what_cannot_fit(store.folder)]
     done = sum(record_id("grade", trial) in store for trial in trials)
     return Plan(
@@ -94,6 +97,7 @@ def check(study: Study, store: Store) -> Plan:
         hours=needs.hours(),
         memory_bytes=needs.memory_bytes(),
         disk_bytes=needs.disk_bytes(),
+        needs=needs,
     )
 
 
@@ -160,7 +164,7 @@ def parameters(config: Any) -> float:
 
 
 @dataclass(frozen=True)
-class _Needs:
+class Needs:
     """Predictions, rough and stated so: they are to refuse what cannot fit and to tell minutes from days."""
 
     study: Study
@@ -208,37 +212,47 @@ class _Needs:
 
     def hours(self) -> float:
         """Arithmetic over a speed measured now, plus starts of processes."""
-        operations = sum(self._training(recipe) for recipe in self._tuned()) + sum(map(self._asking, self.trials))
+        operations = sum(self.training(*tuned) for tuned in self._tuned()) + sum(map(self.asking, self.trials))
         if any(recipe.base == starter.NAME for recipe in self.configs) and not starter.is_made():
             operations += 6 * parameters(starter.config()) * starter.Shape.tickets * starter.TOKENS_PER_TICKET
         labels = len({trial.label for trial in self.trials})
         starts = 2 * len(self.trials) + labels * self.study.protocol.rounds
         windows = labels * self.study.protocol.rounds * len(self.examples) * 2 * self.study.protocol.window_seconds
-        return (operations / _operations_per_second() + starts * SECONDS_PER_START + windows) / 3600
+        return (operations / self.operations_per_second + starts * SECONDS_PER_START + windows) / 3600
 
-    def _tuned(self) -> list[tuple[Recipe, Any]]:
-        """Every distinct fine-tuning: variants that share it share its cost."""
+    @cached_property
+    def operations_per_second(self) -> float:
+        """Measured once."""
+        return _operations_per_second()
+
+    def _tuned(self) -> list[tuple[Trial, int]]:
+        """Every distinct fine-tuning, as a trial and how many of its steps: variants that share it share its cost."""
         found = {}
         for trial in self.trials:
             recipe = trial.variant.recipe
-            for place, step in enumerate(recipe.steps):
+            for place, step in enumerate(recipe.steps, 1):
                 if step.room == "finetune":
-                    found[recipe.base, recipe.steps[: place + 1], trial.variant.seed, trial.variant.fold] = (
-                        recipe,
-                        step,
-                    )
+                    found[recipe.base, recipe.steps[:place], trial.variant.seed, trial.variant.fold] = (trial, place)
         return list(found.values())
 
-    def _training(self, tuned: tuple[Recipe, Any]) -> float:
-        recipe, step = tuned
-        words = sum(_words(e) for each in self.examples.values() for e in each if e.split == "train")
-        epochs = float(getattr(catalog.build(step), "epochs", 1.0))
-        return 6 * parameters(self.configs[recipe]) * words * TOKENS_PER_WORD * epochs
+    def training(self, trial: Trial, place: int) -> float:
+        """Operations of the fine-tuning that is step number `place`, from 1, of a trial's recipe."""
+        recipe, method = trial.variant.recipe, catalog.build(trial.variant.recipe.steps[place - 1])
+        lessons = [_words(e) for each in self.examples.values() for e in each if e.split == "train"]
+        epochs, most = float(getattr(method, "epochs", 1.0)), trial.variant.fidelity.steps
+        if most is not None and lessons:
+            epochs = min(epochs, most * float(getattr(method, "batch", 1)) / len(lessons))
+        return 6 * parameters(self.configs[recipe]) * sum(lessons) * TOKENS_PER_WORD * epochs
 
-    def _asking(self, trial: Trial) -> float:
+    def asking(self, trial: Trial, split: str = "validation") -> float:
+        """Operations of answering a split once, as far as the trial's fidelity asks."""
         if trial.is_baseline:
             return 0.0
-        words = sum(_words(e) for each in self.examples.values() for e in each if e.split == "validation")
+        most = trial.variant.fidelity.examples if split == "validation" else None
+        words = 0.0
+        for each in self.examples.values():
+            sizes = [_words(e) for e in each if e.split == split]
+            words += sum(sizes) * min(1.0, (most or len(sizes)) / len(sizes)) if sizes else 0.0
         return 2 * parameters(self.configs[trial.variant.recipe]) * words * TOKENS_PER_WORD * 2
 
     def _different(self) -> list[Any]:

@@ -7,6 +7,7 @@ alike are never compared; what is left out is named.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from leanwatt.account import searched
 from leanwatt.bill import JOULES_PER_KWH
 from leanwatt.caveats import caveats
 from leanwatt.compare import Line, best_over
@@ -52,6 +53,7 @@ def rank(
     draft = _draft(study, gathered, standing)
     draft = replace(draft, order_of_candidates=candidates(draft))
     draft = replace(draft, sweet_spot=sweet_spot(draft, standing.ratio))
+    draft = replace(draft, searched=searched(study, gathered, standing, draft.sweet_spot))
     return replace(draft, caveats=caveats(draft, gathered))
 
 
@@ -85,8 +87,9 @@ def _draft(study: Study, gathered: Gathered, standing: Standing) -> Ranking:
         least_form_winner=winner(entries),
         least_form_turned_by=turned_by(entries, scale.unit, study.weight),
         factors=factors([line for line in gathered.lines if line.label in whole], standing.ratio),
-        totals=totals(gathered.records) or NO_MAKING,
+        totals=totals(gathered.records + gathered.glances) or NO_MAKING,
         machine=_machine(gathered, scale.machine),
+        searched=searched(study, gathered, standing, None),
         caveats=(),
         load=study.load,
         terms=study.bill,

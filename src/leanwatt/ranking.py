@@ -131,6 +131,43 @@ class Making:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """What variants that begin alike saved by doing the fine-tuning once."""
+
+    spent_cpu_seconds: float
+    saved_cpu_seconds: float
+    """What it would have taken more, had each variant been fine-tuned by itself."""
+    spent_joules: float | None
+    """None where a stage's energy is unknown."""
+    saved_joules: float | None
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What finding the answer took."""
+
+    method: str
+    """The search."""
+    tried: int
+    """Variants and baselines that were tried in full, failures included."""
+    glances: int
+    """Trials of less fidelity, which served the choice only."""
+    not_tried: tuple[str, ...]
+    """Variants of the study that nothing is known of, and that have no line."""
+    still_wanted: int
+    """How many of these the search still wants: the budget, or a stop, came first."""
+    budget: Mapping[str, float]
+    """As the study gives it: `kwh`, `hours`, `trials`."""
+    charged: Mapping[str, float]
+    """What counts against it so far, by the same keys; estimates at their upper bound. Unknown is absent."""
+    spent_on_glances: Making | None
+    """The part of the totals that the search spent on trials of less fidelity; None without any."""
+    sharing: Sharing
+    payback_tickets: float | None
+    """Until all that the study took, beyond the making of the reference, is saved again; None if it never is."""
+
+
+@dataclass(frozen=True)
 class Confirmation:
     """What the test split says."""
 
@@ -297,6 +334,7 @@ class Ranking:
     totals: Making
     """Of the whole study: every job and attempt, shared work once."""
     machine: Mapping[str, Any]
+    searched: Searched
     caveats: tuple[str, ...]
     interrupted: Making | None = None
     """What jobs spent that were stopped from outside and left no record; not in the totals."""

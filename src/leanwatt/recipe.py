@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 from leanwatt.errors import StudyError
@@ -76,7 +77,7 @@ class Variant:
     fold: int = 0
     fidelity: Fidelity = Fidelity()
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Names its `make` record."""
         return digest(asdict(self))
@@ -95,7 +96,7 @@ class Trial:
     ordinal: int = 0
     """Place in the study; not part of the identity."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Names its records; the same on every machine."""
         return digest(asdict(replace(self, ordinal=0)))

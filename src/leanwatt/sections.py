@@ -22,6 +22,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _bills(ranking),
         _making(ranking),
         _study(ranking),
+        _searched(ranking),
         _weights(ranking),
         _prices(ranking),
         Section("The saving taken apart", (_FACTORS,), items=tuple(_factors(ranking))),
@@ -243,6 +244,36 @@ def _study(ranking: Ranking) -> Section:
 def _spent(making: Making) -> tuple[str, ...]:
     joules = "-" if making.joules is None else f"{number(making.joules)} ({making.provenance})"
     return number(making.cpu_seconds), number(making.reused_cpu_seconds), joules
+
+
+def _searched(ranking: Ranking) -> Section:
+    """What the search left out, what it took, and what sharing saved."""
+    found, total, unit = ranking.searched, ranking.totals, ranking.scale.symbol
+    spent = total.cpu_seconds if ranking.scale.unit == "cpu_seconds" else total.joules
+    rows = [
+        ("search", found.method),
+        ("tried in full", str(found.tried)),
+        ("not tried", str(len(found.not_tried))),
+        ("the search would still try", str(found.still_wanted)),
+        ("trials with less work", str(found.glances)),
+        (f"the whole study, {unit}", _or_dash(spent)),
+        ("tickets until the whole study is paid back", _or_dash(found.payback_tickets)),
+        ("fine-tuning, CPU-seconds", number(found.sharing.spent_cpu_seconds)),
+        ("saved by sharing it, CPU-seconds", number(found.sharing.saved_cpu_seconds)),
+        ("saved by sharing it, J", _or_dash(found.sharing.saved_joules)),
+    ]
+    if found.spent_on_glances is not None:
+        rows.insert(5, ("spent on them, CPU-seconds", number(found.spent_on_glances.cpu_seconds)))
+    rows += [
+        (f"budget, {key}", f"{number(found.charged[key]) if key in found.charged else '-'} of {limit:g}")
+        for key, limit in found.budget.items()
+    ]
+    text = (
+        "What the whole study took, beyond the making of the reference, over what the recommended one saves per "
+        "ticket, gives the tickets until all of it is paid back. In a budget, estimates count at their upper bound.",
+    )
+    items = tuple(f"not tried: {label}" for label in found.not_tried)
+    return Section("What finding it took", text, Grid(("what", "value"), tuple(rows)), items)
 
 
 def _weights(ranking: Ranking) -> Section | None:

@@ -58,7 +58,7 @@ class Standing:
                 saves=_saves(entry, differ),
                 is_on_front=entry.label in front,
                 word=self._word(entry),
-                payback_tickets=self._payback(entry),
+                payback_tickets=self.paid_back(entry.making, entry),
             )
             for entry in found
         ]
@@ -108,10 +108,10 @@ class Standing:
             return None, None
         return w / (1 + found.high) + (1 - w) * rho.low, w / (1 + found.low) + (1 - w) * rho.high
 
-    def _payback(self, entry: Entry) -> float | None:
-        """Tickets until what making it took beyond the reference is saved again; None if never, or not comparable."""
+    def paid_back(self, spent: Making | None, entry: Entry) -> float | None:
+        """Tickets until what was spent beyond making the reference is saved again; None if never, or not comparable."""
         reference = self.reference
-        own, base = self._making_cost(entry.making), self._making_cost(reference.making)
+        own, base = self._making_cost(spent), self._making_cost(reference.making)
         if entry.label == reference.label or not entry.cost or not reference.cost or own is None or base is None:
             return None
         saved = reference.cost.value - entry.cost.value

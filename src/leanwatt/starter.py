@@ -127,9 +127,10 @@ def pretrain(shape: Shape, folder: Path, tell: Progress) -> None:
     import torch
     from transformers import LlamaForCausalLM
 
+    from leanwatt.lesson import lessons
     from leanwatt.model import Model
     from leanwatt.simulate import simulate
-    from leanwatt.training import Schedule, Trainer, lessons
+    from leanwatt.training import Schedule, Trainer
 
     rows = simulate(shape.tickets, seed=shape.seed, bank="pretraining")
     examples = _examples(rows)

@@ -25,6 +25,8 @@ class Store:
         self._records = folder / "records"
         self._predictions = folder / "predictions"
         self._journals = folder / "journals"
+        self._known: dict[str, tuple[int, Record]] = {}
+        """What was read before, and when it had been written: a study asks for all records after each trial."""
         try:
             for each in (self.variants, self._records, self._predictions, self._journals):
                 each.mkdir(parents=True, exist_ok=True)
@@ -50,11 +52,11 @@ class Store:
 
     def get(self, record_id: str) -> Record:
         """One record. Raises StoreError where it is not there or cannot be read."""
-        return self._read(self._records / f"{record_id}.json")
+        return self._read_once(self._records / f"{record_id}.json")
 
     def records(self) -> list[Record]:
         """All records, in a fixed order. Raises StoreError for one that cannot be read."""
-        return [self._read(path) for path in sorted(self._records.glob("*.json"))]
+        return [self._read_once(path) for path in sorted(self._records.glob("*.json"))]
 
     def rows(self, record: Record) -> list[dict[str, Any]]:
         """The predictions of a record: one row per task and example; empty where there are none."""
@@ -78,6 +80,16 @@ class Store:
         from pydantic import TypeAdapter
 
         return TypeAdapter(Record)
+
+    def _read_once(self, path: Path) -> Record:
+        try:
+            written = path.stat().st_mtime_ns
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
+        known = self._known.get(path.name)
+        if known is None or known[0] != written:
+            known = self._known[path.name] = (written, self._read(path))
+        return known[1]
 
     def _read(self, path: Path) -> Record:
         from pydantic import ValidationError

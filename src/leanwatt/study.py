@@ -138,6 +138,15 @@ class Study:
         ]
         return [replace(trial, ordinal=place) for place, trial in enumerate(found)]
 
+    def reference_first(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The same trials in the order in which they are tried: the reference, the baselines, then the others.
+
+        Searches compare with the reference, and a budget that ends early should leave something to compare.
+        """
+        models = [trial.label for trial in trials if not trial.is_baseline]
+        label = models[0] if self.reference == "first" else self.reference
+        return sorted(trials, key=lambda trial: (trial.is_baseline or trial.label != label, not trial.is_baseline))
+
     def _measured(self) -> str:
         """More rounds add to those that are there; any other change of protocol or meter measures anew."""
         protocol = {key: value for key, value in asdict(self.protocol).items() if key not in ("name", "rounds")}

@@ -1,36 +1,35 @@
 """The training loop: what every fine-tuning and the starter's pre-training share.
 
 Loss on the answer (in pre-training a little on the prompt too), batches of like length, AdamW with warm-up and a linear
-cool-down, the best state by validation loss kept, early stop, masks of pruning kept.
+cool-down, the best state by validation loss kept, early stop, masks of pruning kept. What was killed goes on from its
+checkpoint, and ends with the same weights as if it had not been.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leanwatt.checkpoint import Checkpoint
+from leanwatt.curve import Curve
 from leanwatt.errors import RefusedError
-from leanwatt.model import Model, keep_zeros
-from leanwatt.prompt import Encoder
-from leanwatt.question import Example, Likelihood, Score
+from leanwatt.lesson import Lesson, tensors
+from leanwatt.model import Model, keep_zeros, quiet
+from leanwatt.recipe import digest
 
 if TYPE_CHECKING:
     import torch
 
+    from leanwatt.measurement import Reading
+
 
 MOST_WARM_UP_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Tokens to learn from, and where the loss begins."""
-
-    ids: tuple[int, ...]
-    answer_from: int
-    """Tokens before this place are the prompt."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,11 @@ class Schedule:
     prompt_weight: float = 0.0
     """What a prompt's token counts in the loss, beside 1 for an answer's: above 0 for pre-training."""
     precision: str = "fp32"
-    """`bf16` multiplies in bfloat16 (autocast) and keeps the weights in fp32."""
+    """`bf16` and `fp16` multiply in 16 bits (autocast) and keep the weights in fp32; fp16 scales the loss."""
+    at_once: int | None = None
+    """Lessons per pass; the gradients of a step's passes add up. None takes the whole batch."""
+    checkpointing: bool = False
+    """Keep only each block's input for the way back, and compute the rest again: less memory, a third more work."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +100,6 @@ class Outcome:
     stopped_early: bool
 
 
-def lessons(examples: Sequence[Example], encoder: Encoder) -> list[Lesson]:
-    """Prompt and right answer of each example in tokens. Raises RefusedError for a task without answers."""
-    found = []
-    for example in examples:
-        question = example.question
-        if isinstance(question, Likelihood):
-            raise RefusedError("Fine-tuning needs tasks with answers; a likelihood task has none.")
-        answer = encoder.answer(example.target)
-        if not isinstance(question, Score):
-            answer = (*answer[: question.limit - 1], encoder.end) if len(answer) > question.limit else answer
-        prompt = encoder.prompt(question.prompt, room=len(answer)).ids
-        found.append(Lesson(prompt + answer, len(prompt)))
-    return found
-
-
 @dataclass(frozen=True)
 class Trainer:
     """Trains the parameters of a model that require gradients, in place."""
@@ -122,49 +110,95 @@ class Trainer:
     progress: Callable[[str, float], None]
     teacher: Teacher | None = None
     """Learned from in training; the validation loss, which picks the best state, is that of the right answers."""
+    folder: Path | None = None
+    """Where checkpoints are kept; None keeps none."""
+    read: Callable[[], Reading] | None = None
+    """The meter, for what the way to each validation loss took."""
 
     def run(self, train_on: Sequence[Lesson], check_on: Sequence[Lesson]) -> Outcome:
         """Train; ends on the state with the least validation loss. Raises RefusedError without lessons."""
         import torch
 
         torch.manual_seed(self.seed)
-        learned = {name: p for name, p in self.model.module.named_parameters() if p.requires_grad}
-        optimizer = _optimizer(list(learned.values()), self.schedule)
         total = _steps(len(train_on), self.schedule)
-        best = _Best(learned, self._loss(check_on) if check_on else None)
         looks = {round(total * (i + 1) / self.schedule.checks) for i in range(self.schedule.checks)}
-        step = tokens = 0
-        self.model.module.train()
-        for batch in _batches(train_on, self.schedule.batch, total, self.seed):
-            self._learn(optimizer, batch, _rate(step, total, self.schedule))
-            step += 1
-            tokens += sum(len(lesson.ids) for lesson in batch)
-            if step in looks and check_on:
-                best.offer(self._loss(check_on))
-            self.progress(f"step {step}/{total}, {best}", step / total)
-            if best.waited >= self.schedule.patience:
+        checkpoint = Checkpoint(self.folder, self._identity(train_on, check_on))
+        self._set_up(training=True)
+        state = self._begun(check_on, checkpoint.load())
+        display = _Display(self.progress, state, total)
+        for batch in islice(_batches(train_on, self.schedule.batch, total, self.seed), state.step, None):
+            if state.best.waited >= self.schedule.patience:
                 break
-        best.restore(learned)
-        self.model.module.eval()
-        return Outcome(step, tokens, best.first, best.loss, stopped_early=step < total)
+            self._learn(state, batch, _rate(state.step, total, self.schedule))
+            state.step += 1
+            state.tokens += sum(len(lesson.ids) for lesson in batch)
+            if state.step in looks and check_on:
+                state.best.offer(self._loss(check_on))
+                state.curve.note(state.step, state.tokens, state.best.last)
+            checkpoint.offer(state.kept)
+            display.tell()
+        state.best.restore(state.learned)
+        self._set_up(training=False)
+        if self.folder is not None:
+            state.curve.save(self.folder)
+        return Outcome(state.step, state.tokens, state.best.first, state.best.loss, stopped_early=state.step < total)
 
-    def _learn(self, optimizer: Any, batch: Sequence[Lesson], rate: float) -> None:
+    def _begun(self, check_on: Sequence[Lesson], kept: Mapping[str, Any] | None) -> _State:
+        """At the first step, or where a killed run left off."""
+        learned = {name: p for name, p in self.model.module.named_parameters() if p.requires_grad}
+        optimizer, curve = _optimizer(list(learned.values()), self.schedule), Curve(self.read)
+        if kept is not None:
+            state = _State(learned, optimizer, _scaler(self.schedule), _Best(learned, None), curve)
+            state.go_on(kept)
+            return state
+        best = _Best(learned, self._loss(check_on) if check_on else None)
+        curve.note(0, 0, best.loss)
+        return _State(learned, optimizer, _scaler(self.schedule), best, curve)
+
+    def _identity(self, train_on: Sequence[Lesson], check_on: Sequence[Lesson]) -> str:
+        """Of all that a step depends on but the weights, whose folder follows them."""
         import torch
 
+        learned = [[name, list(p.shape)] for name, p in self.model.module.named_parameters() if p.requires_grad]
+        seen = digest([[lesson.ids, lesson.answer_from] for lesson in (*train_on, *check_on)])
+        taught = self.teacher and [self.teacher.temperature, self.teacher.share]
+        return digest([asdict(self.schedule), self.seed, learned, taught, len(train_on), seen, torch.__version__])
+
+    def _set_up(self, *, training: bool) -> None:
+        module = self.model.module
+        module.train(training)
+        if self.schedule.checkpointing:
+            with quiet():
+                if training:
+                    module.gradient_checkpointing_enable({"use_reentrant": False})
+                else:
+                    module.gradient_checkpointing_disable()
+
+    def _learn(self, state: _State, batch: Sequence[Lesson], rate: float) -> None:
+        import torch
+
+        optimizer, scaler = state.optimizer, state.scaler
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self._batch_loss(batch))
+        size = self.schedule.at_once or len(batch)
+        weight = sum(_weight(lesson, self.schedule.prompt_weight) for lesson in batch)
+        for start in range(0, len(batch), size):
+            loss = self._summed_loss(batch[start : start + size]) / weight
+            torch.autograd.backward(scaler.scale(loss))
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-        optimizer.step()
+        scaler.step(optimizer)  # In fp16 a step whose gradients overflowed is left out.
+        scaler.update()
         keep_zeros(self.model)  # Pruned weights stay zero, whatever the optimizer's moments say.
 
-    def _batch_loss(self, batch: Sequence[Lesson], *, teaching: bool = True) -> torch.Tensor:
-        """Mean loss over the tokens of a batch: cross-entropy of answers; in teaching prompts and teacher count too."""
+    def _summed_loss(self, batch: Sequence[Lesson], *, teaching: bool = True) -> torch.Tensor:
+        """Cross-entropy of answers, summed over tokens; in teaching prompts count by their weight, and the teacher."""
         import torch
 
         ids, seen, answers = tensors(batch, self.model.tokenizer.pad_token_id)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.schedule.precision == "bf16"):
+        half = _HALVES.get(self.schedule.precision)
+        with torch.autocast("cpu", getattr(torch, half or "bfloat16"), enabled=half is not None):
             logits = self.model.module(input_ids=ids, attention_mask=seen, use_cache=False).logits
         weights = torch.where(answers, 1.0, self.schedule.prompt_weight if teaching else 0.0)[:, 1:]
         counted = seen[:, 1:].bool() & (weights > 0)
@@ -173,7 +207,7 @@ class Trainer:
         if teaching and self.teacher is not None:
             taught = self.teacher.losses(chosen, ids, seen, counted)
             losses = (1 - self.teacher.share) * losses + self.teacher.share * taught
-        return (losses * weights[counted]).sum() / weights[counted].sum()
+        return (losses * weights[counted]).sum()
 
     def _loss(self, check_on: Sequence[Lesson]) -> float:
         """Mean loss per answer token over the validation lessons."""
@@ -187,9 +221,8 @@ class Trainer:
         with torch.inference_mode():
             for start in range(0, len(ordered), 32):
                 batch = ordered[start : start + 32]
-                tokens = sum(len(lesson.ids) - lesson.answer_from for lesson in batch)
-                summed += float(self._batch_loss(batch, teaching=False)) * tokens
-                count += tokens
+                summed += float(self._summed_loss(batch, teaching=False))
+                count += sum(_weight(lesson, 0.0) for lesson in batch)
         module.train(was_training)
         return summed / count
 
@@ -221,6 +254,90 @@ class _Best:
     def restore(self, learned: Mapping[str, Any]) -> None:
         for name, value in (self._state or {}).items():
             learned[name].data.copy_(value)
+
+    def kept(self) -> dict[str, Any]:
+        return {"first": self.first, "loss": self.loss, "last": self.last, "waited": self.waited, "state": self._state}
+
+    def go_on(self, kept: Mapping[str, Any]) -> None:
+        self.first, self.loss, self.last = kept["first"], kept["loss"], kept["last"]
+        self.waited, self._state = kept["waited"], kept["state"]
+
+
+@dataclass
+class _State:
+    """All that the next step depends on."""
+
+    learned: Mapping[str, Any]
+    optimizer: Any
+    scaler: Any
+    best: _Best
+    curve: Curve
+    step: int = 0
+    tokens: int = 0
+
+    def kept(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "learned": {name: p.detach() for name, p in self.learned.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "dice": torch.get_rng_state(),
+            "best": self.best.kept(),
+            "curve": self.curve.state(),
+        }
+
+    def go_on(self, kept: Mapping[str, Any]) -> None:
+        import torch
+
+        for name, value in kept["learned"].items():
+            self.learned[name].data.copy_(value)
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.scaler.load_state_dict(kept["scaler"])
+        self.best.go_on(kept["best"])
+        self.curve.go_on(kept["curve"])
+        self.step, self.tokens = kept["step"], kept["tokens"]
+        torch.set_rng_state(kept["dice"])
+
+
+class _Display:
+    """What is shown: the step, the loss, tokens per second and joules; the meter is asked once a second."""
+
+    def __init__(self, progress: Callable[[str, float], None], state: _State, total: int) -> None:
+        self._progress, self._state, self._total = progress, state, total
+        self._begun, self._tokens = time.monotonic(), state.tokens
+        self._asked, self._words = 0.0, ""
+
+    def tell(self) -> None:
+        state, now = self._state, time.monotonic()
+        if now - self._asked >= 1.0:
+            self._asked, self._words = now, self._speed(now)
+        text = f"step {state.step}/{self._total}, {state.best}{self._words}"
+        self._progress(text, state.step / self._total)
+
+    def _speed(self, now: float) -> str:
+        pace = (self._state.tokens - self._tokens) / max(now - self._begun, 1e-9)
+        spent = self._state.curve.spent
+        joules = "" if spent is None or spent.joules is None else f", {spent.joules:.3g} J"
+        return f", {pace:.0f} tokens/s{joules}"
+
+
+_HALVES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def _scaler(schedule: Schedule) -> Any:
+    """Small gradients would be zero in fp16: the loss is multiplied first (Micikevicius et al., arXiv:1710.03740)."""
+    import torch
+
+    return torch.amp.GradScaler("cpu", enabled=schedule.precision == "fp16")
+
+
+def _weight(lesson: Lesson, prompt_weight: float) -> float:
+    """Of a lesson's tokens in the loss; the first token is never foretold."""
+    answer = len(lesson.ids) - max(lesson.answer_from, 1)
+    return answer + prompt_weight * max(0, lesson.answer_from - 1)
 
 
 def _optimizer(learned: Sequence[Any], schedule: Schedule) -> Any:
@@ -260,19 +377,3 @@ def _batches(all_lessons: Sequence[Lesson], size: int, total: int, seed: int) ->
         for batch in epoch[: total - made]:
             made += 1
             yield [all_lessons[i] for i in batch]
-
-
-def tensors(batch: Sequence[Lesson], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, which are real (1 or 0), which belong to an answer: each (lessons, longest), padded on the right."""
-    import torch
-
-    width = max(len(lesson.ids) for lesson in batch)
-    ids = torch.full((len(batch), width), pad)
-    seen = torch.zeros((len(batch), width), dtype=torch.long)
-    answers = torch.zeros((len(batch), width), dtype=torch.bool)
-    for row, lesson in enumerate(batch):
-        size = len(lesson.ids)
-        ids[row, :size] = torch.tensor(lesson.ids)
-        seen[row, :size] = 1
-        answers[row, lesson.answer_from : size] = True
-    return ids, seen, answers

@@ -18,6 +18,7 @@ from typing import Any
 
 from leanwatt import catalog
 from leanwatt.contracts import Context, Progress
+from leanwatt.curve import FILE as CURVE
 from leanwatt.errors import StoreError, StudyError
 from leanwatt.ledger import Ledger
 from leanwatt.measurement import Measurement
@@ -125,7 +126,7 @@ class Maker:
         begun = len(self.ledger.measurements)
         with self.ledger.stage(step.room):
             model = catalog.build(step).apply(model, replace(context, folder=work))
-        self._save(model, self.folder / key, self.ledger.measurements[begun:])
+        self._save(model, self.folder / key, self.ledger.measurements[begun:], work)
         shutil.rmtree(work, ignore_errors=True)
         return model
 
@@ -138,15 +139,18 @@ class Maker:
             progress=self.progress,
             max_steps=self.variant.fidelity.steps,
             stage=self.ledger.stage,
+            read=self.ledger.read,
         )
 
     @staticmethod
-    def _save(model: Model, folder: Path, spent: Sequence[Measurement]) -> None:
+    def _save(model: Model, folder: Path, spent: Sequence[Measurement], work: Path | None = None) -> None:
         """Write beside, then rename: half a folder is never served."""
         draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(draft, ignore_errors=True)
         model.save(draft)
         try:
+            if work is not None and (work / CURVE).is_file():
+                (work / CURVE).replace(draft / CURVE)
             (draft / COSTS).write_text(json.dumps([asdict(each) for each in spent]), encoding="utf-8")
             if (folder / COSTS).is_file():  # Another worker was quicker; its folder is as good.
                 shutil.rmtree(draft)

@@ -51,12 +51,14 @@ def run(
     notice: Callable[[Record], None] = lambda record: None,
 ) -> Ranking:
     """Run what is missing, rank, confirm, and write the report. A run that was stopped goes on where it stood."""
+    from leanwatt.budget import Budget
     from leanwatt.pipeline import Flow
     from leanwatt.report import report as write
 
     planned = plan(study, out)
     store = store_of(planned.study, out)
-    flow = Flow(_bench(planned, store), list(planned.trials), store, notice, retry)
+    budget = Budget(planned.study, planned.needs)
+    flow = Flow(_bench(planned, store), list(planned.trials), store, notice, retry, budget)
     ranking = flow.run()
     write(ranking, store.folder / "report")
     return ranking

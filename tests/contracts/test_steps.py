@@ -18,6 +18,11 @@ from leanwatt.recipe import Choice
 STEPS = {
     "full": [Choice("finetune", "full", {"epochs": 2})],
     "full bf16": [Choice("finetune", "full", {"precision": "bf16"})],
+    "full fp16": [Choice("finetune", "full", {"precision": "fp16", "at_once": 8, "checkpointing": True})],
+    "lora int8": [Choice("finetune", "lora", {"rank": 4, "precision": "int8"})],
+    "lora nf4": [Choice("finetune", "lora", {"rank": 4, "precision": "nf4", "epochs": 3, "dropout": 0.1})],
+    "lora int8 merged": [Choice("finetune", "lora", {"rank": 4, "precision": "int8"}), Choice("merge", "merge")],
+    "lora nf4 merged": [Choice("finetune", "lora", {"rank": 4, "precision": "nf4"}), Choice("merge", "merge")],
     "lora": [Choice("finetune", "lora", {"rank": 4})],
     "lora merged": [Choice("finetune", "lora", {"rank": 4}), Choice("merge", "merge")],
     "half": [Choice("prune", "magnitude", {"sparsity": 0.5})],
@@ -92,7 +97,7 @@ def test_saved_and_opened_again_is_the_same(
     assert again.codes.keys() == model.codes.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in STEPS if name != "lora"])
+@pytest.mark.parametrize("name", [name for name in STEPS if name not in ("lora", "lora int8", "lora nf4")])
 def test_plain_transformers_opens_the_folder(
     name: str, saved: Callable[[str], Path], context: Any, tmp_path: Path
 ) -> None:

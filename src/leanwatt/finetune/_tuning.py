@@ -2,9 +2,10 @@
 
 from leanwatt.contracts import Context
 from leanwatt.errors import RefusedError
+from leanwatt.lesson import lessons
 from leanwatt.model import Model
 from leanwatt.prompt import Encoder
-from leanwatt.training import Outcome, Schedule, Teacher, Trainer, lessons
+from leanwatt.training import Outcome, Schedule, Teacher, Trainer
 
 CHECKED = 256
 """Validation examples that early stopping looks at: enough to see a trend, few enough to be cheap."""
@@ -18,7 +19,8 @@ def tune(model: Model, context: Context, schedule: Schedule, name: str, teacher:
     train_on = lessons(context.train, encoder)
     every = max(1, len(context.validation) // CHECKED)
     check_on = lessons(context.validation[::every], encoder)
-    outcome = Trainer(model, schedule, context.seed, context.progress, teacher).run(train_on, check_on)
+    trainer = Trainer(model, schedule, context.seed, context.progress, teacher, context.folder, context.read)
+    outcome = trainer.run(train_on, check_on)
     model.history.append(f"{name}: {_words(outcome)}")
     return model
 

@@ -2,15 +2,24 @@
 
 For models too large to train whole. It leaves adapters; `merge: [merge]` puts them into the weights, which pruning and
 quantization need.
+
+At int8 and nf4 the base is held in 8 or 4 bits while the adapters learn (LLM.int8: Dettmers et al., 2022,
+arXiv:2208.07339; QLoRA: Dettmers et al., 2023, arXiv:2305.14314), by the library bitsandbytes, on CPUs too: extra
+`lora`. Afterwards the base's weights are what their codes say, in 16 bits, so that the saved model is the one that the
+adapters have learned to correct. To see what merging and quantizing again does, grade both states:
+`merge: [none, merge]`.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Annotated, Any, ClassVar, Literal, final
 
 from annotated_types import Ge, Gt, Lt
 
 from leanwatt.contracts import Context, Outlook, Step
-from leanwatt.errors import RefusedError
+from leanwatt.errors import MissingExtraError, RefusedError
+from leanwatt.finetune import _low_bits
 from leanwatt.finetune._tuning import tune
 from leanwatt.model import Model, cast, linears, quiet
 from leanwatt.training import Schedule
@@ -27,8 +36,8 @@ _OVER_MASKS = (
 class Lora(Step):
     """Train low-rank adapters on all linear layers of the blocks; the base keeps its weights."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the frozen base and of the multiplications; the adapters learn in fp32."""
+    precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+    """Of the frozen base; the adapters learn in fp32. int8 and nf4 multiply in 16 bits and need the extra `lora`."""
     rank: Annotated[int, Ge(1)] = 16
     """Inner size of the adapters."""
     alpha: Annotated[float, Gt(0)] = 32.0
@@ -41,6 +50,15 @@ class Lora(Step):
     """Passes over the training examples."""
     batch: Annotated[int, Gt(0)] = 16
     """Examples per optimizer step."""
+    at_once: Annotated[int, Gt(0)] | None = None
+    """Examples per pass, where a whole step does not fit into memory; the gradients add up to the same step."""
+    checkpointing: bool = False
+    """Keep only each block's input for the way back and compute the rest again: less memory, a third more work."""
+    checks: Annotated[int, Gt(0)] = 4
+    """Looks at the validation loss, evenly spread; the best state seen is kept. More looks cost more, and tell more
+    finely how many joules each loss took."""
+    patience: Annotated[int, Gt(0)] = 2
+    """Looks without an improvement before training stops early."""
 
     version: ClassVar[int] = 1
     reads_data: ClassVar[bool] = True
@@ -53,6 +71,13 @@ class Lora(Step):
             raise RefusedError(_OVER_MASKS)
         outlook.left["adapters"] = "finetune lora"
 
+    def __post_init__(self) -> None:
+        if self.precision in ("int8", "nf4") and find_spec("bitsandbytes") is None:
+            raise MissingExtraError(
+                f"finetune.lora: precision {self.precision} needs 'bitsandbytes'. "
+                "Install it with: pip install 'leanwatt[lora]'"
+            )
+
     def apply(self, model: Model, context: Context) -> Model:
         """Put adapters beside the linear layers and train them."""
         import torch
@@ -63,24 +88,46 @@ class Lora(Step):
         if model.masks:
             raise RefusedError(_OVER_MASKS)
         torch.manual_seed(context.seed)
-        cast(model.module, torch.bfloat16 if self.precision == "bf16" else torch.float32).requires_grad_(False)
+        full = torch.float32 if self.precision == "fp32" else torch.bfloat16
+        cast(model.module, full).requires_grad_(False)
+        layers = linears(model.module)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=list(linears(model.module)),
-            fan_in_fan_out=_is_conv1d(model),
+            target_modules=list(layers),
+            fan_in_fan_out=self._is_transposed(layers),
             task_type="CAUSAL_LM",
         )
+        if self.precision in ("int8", "nf4"):
+            model.module = _low_bits.held_in(self.precision, model.module)
         with quiet():
             model.module = get_peft_model(model.module, config)
-        schedule = Schedule(
-            self.learning_rate, self.epochs, self.batch, max_steps=context.max_steps, precision=self.precision
+        tuned = tune(model, context, self._schedule(context), f"finetune lora {self.precision} rank {self.rank}")
+        if self.precision in ("int8", "nf4"):
+            config = replace(config, fan_in_fan_out=any(map(_is_conv1d, layers.values())))
+            tuned.module = _low_bits.given_back(tuned.module, layers, config)
+        return tuned
+
+    def _is_transposed(self, layers: Mapping[str, Any]) -> bool:
+        """GPT-2 keeps its weights the other way round, but not while bitsandbytes holds them."""
+        return self.precision in ("fp32", "bf16") and any(map(_is_conv1d, layers.values()))
+
+    def _schedule(self, context: Context) -> Schedule:
+        return Schedule(
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            batch=self.batch,
+            checks=self.checks,
+            patience=self.patience,
+            max_steps=context.max_steps,
+            precision="fp32" if self.precision == "fp32" else "bf16",
+            at_once=self.at_once,
+            checkpointing=self.checkpointing,
         )
-        return tune(model, context, schedule, f"finetune lora {self.precision} rank {self.rank}")
 
 
-def _is_conv1d(model: Model) -> bool:
+def _is_conv1d(layer: Any) -> bool:
     from transformers.pytorch_utils import Conv1D
 
-    return any(isinstance(layer, Conv1D) for layer in linears(model.module).values())
+    return isinstance(layer, Conv1D)

@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Lt
 
 from leanwatt.calibration import Stage, sample, stages
 from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.lesson import Lesson
 from leanwatt.model import Model, weight_of
 from leanwatt.prune._masking import (
     GONE,
@@ -29,7 +30,6 @@ from leanwatt.prune._masking import (
     whole_weights,
 )
 from leanwatt.second_order import Gram, compensate, inverse_factor
-from leanwatt.training import Lesson
 
 if TYPE_CHECKING:
     import torch

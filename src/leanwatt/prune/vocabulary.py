@@ -16,12 +16,12 @@ from annotated_types import Ge
 
 from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.errors import RefusedError
+from leanwatt.lesson import lessons
 from leanwatt.model import Model
 from leanwatt.prompt import Encoder
 from leanwatt.prune._masking import whole_weights
 from leanwatt.prune._tokens import Vocabulary as Tokens
 from leanwatt.question import Score
-from leanwatt.training import lessons
 
 if TYPE_CHECKING:
     import torch
