@@ -30,13 +30,13 @@ def teleqna(source: Path) -> Iterator[dict[str, Any]]:
 
 
 def faults(source: Path) -> Iterator[dict[str, Any]]:
-    """The 5G faults; those of which every option is right are no question, and are left out."""
+    """The 5G faults; a row without a question, or whose options are all right, is none, and is left out."""
     with (source / "5G_Faults_Multi_Correct_MCQ.csv").open(encoding="utf-8", newline="") as file:
         next(file)  # A blank row stands above the header.
         for row in csv.DictReader(file):
             options = [row[f"Option {n}"] for n in range(1, OPTIONS + 1)]
             right = sorted(int(name.removeprefix("Option ")) for name in ast.literal_eval(row["Answer"]))
-            if len(right) < len(options):
+            if row["Question"].strip() and len(right) < len(options):
                 yield {"question": row["Question"], "options": options, "right": right, "said": row["Explanation"]}
 
 
