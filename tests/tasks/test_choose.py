@@ -120,3 +120,15 @@ def test_the_survey_counts_right_or_wrong_and_lists_no_classes(tmp_path: Path) -
     closed = {**{"data": asked.data, "text": "question", "label": "right"}}
     shares = summary(asked.source, build(Choice("tasks", "classify", closed)).columns)
     assert found.detectable == shares.detectable
+
+
+def test_scores_per_byte_do_not_favour_short_options(tmp_path: Path) -> None:
+    rows = [[f"q{n}", f"what{n} is{n}", "no", "the longer one", "", "2"] for n in range(20)]
+    path = written(tmp_path, rows)
+    answer = Answer(scores=(-4.0, -14.0))
+    rated = {per: task(path, per_byte=per).examples(0)[0] for per in (False, True)}
+    assert rated[False] != rated[True], "a change of grading is graded anew"
+    [whole] = task(path).grade([rated[False]], [answer])
+    [each] = task(path, per_byte=True).grade([rated[True]], [answer])
+    assert (whole["correct"], each["correct"]) == (False, True)
+    assert each["confidence"] == pytest.approx(1 / (1 + math.exp(-1)))

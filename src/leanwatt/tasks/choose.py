@@ -7,7 +7,7 @@ right option away by its place or length: the baseline `cue` finds out, and `ret
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
 from leanwatt.data import Columns
@@ -35,6 +35,9 @@ class Choose(Rows):
     """How `answer` names an option: its words, its number from 1, or its letter from A."""
     listed: bool = False
     """Show the options in the prompt as well, one a line: `A. ...`. For models that know such tests."""
+    per_byte: bool = False
+    """Divide the log-probability of each option by its UTF-8 bytes (`acc_norm` of the evaluation harness): for options
+    of unlike length, of which the long ones are otherwise the less likely, whatever they say."""
     instruction: str = "Choose the right answer."
     """What the model is told to do."""
     lead: str = "Answer:"
@@ -59,7 +62,7 @@ class Choose(Rows):
         question, right = example.question, set(json.loads(example.fields["right"]))
         if not isinstance(question, Score):
             raise TypeError(f"Example {example.id} has no options to choose from.")
-        shares = chances(example, question, answer)
+        shares = chances(example, question, self._weighted(question, answer))
         chosen = question.options[shares.index(max(shares))]
         good = [option in right for option in question.options]
         return {
@@ -76,7 +79,15 @@ class Choose(Rows):
         options = self._options(item)
         right = [self._meant(item, options, name) for name in _several(item.target)]
         question = Score(Prompt(self.instruction, self._body(item, options), self.lead), options)
-        return Example(item.id, item.group, item.split, question, right[0], {"right": json.dumps(right)})
+        # How it is graded belongs to an example, so that a change is graded anew.
+        fields = {"right": json.dumps(right), "scored": "per byte" if self.per_byte else "whole"}
+        return Example(item.id, item.group, item.split, question, right[0], fields)
+
+    def _weighted(self, question: Score, answer: Answer) -> Answer:
+        if not self.per_byte:
+            return answer
+        sizes = [len(option.encode()) for option in question.options]
+        return replace(answer, scores=tuple(score / size for score, size in zip(answer.scores, sizes, strict=False)))
 
     def _options(self, item: Item) -> tuple[str, ...]:
         if isinstance(self.options, str):

@@ -171,13 +171,15 @@ def _place(numbered: tuple[int, Any]) -> int:
 def _examples(task: LmEval) -> tuple[Example, ...]:
     loaded, found = _load(task), []
     loaded.harness.set_fewshot_seed(task.seed)
+    # How it is graded belongs to an example, so that a change is graded anew.
+    grading = {"metric": task.metric or "", "filter": task.filter or ""}
     shots = task.shots if task.shots is not None else int(loaded.harness.config.num_fewshot or 0)
     for name, doc in loaded.docs.items():
         prompt = loaded.harness.fewshot_context(doc, shots, gen_prefix=loaded.harness.doc_to_prefix(doc))
         question = _question(task, loaded, _asked(loaded, doc, prompt, name))
         group = str(doc[task.group]) if task.group else name
         target = _target(loaded, doc, question)
-        found.append(Example(name, group, loaded.splits[name], question, target))
+        found.append(Example(name, group, loaded.splits[name], question, target, grading))
     return tuple(found)
 
 
