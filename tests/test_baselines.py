@@ -20,6 +20,8 @@ def ask(body: str, kind: str) -> Any:
     prompt = Prompt("Name the root cause.", body, "Root cause:")
     if kind == "score":
         return Score(prompt, OPTIONS)
+    if kind == "choice":
+        return Score(prompt, (*OPTIONS, f"none at {body.rsplit(maxsplit=1)[-1]}"))
     return Likelihood(body) if kind == "likelihood" else Generate(prompt, 16, ("\n",))
 
 
@@ -29,7 +31,8 @@ def examples(kind: str, count: int = 40) -> list[Example]:
     for i in range(count):
         cause = TARGETS[i % 5]
         fields = {"options": json.dumps(OPTIONS)} if kind == "generate" else {}
-        target = cause if kind in ("score", "generate") else f"replaced the {cause.split()[0]} unit at A{i % 3}"
+        closed = kind in ("score", "generate", "choice")
+        target = cause if closed else f"replaced the {cause.split()[0]} unit at A{i % 3}"
         found.append(Example(f"e{i}", f"g{i}", "train", ask(f"{WORDS[cause]} A{i}", kind), target, fields))
     return found
 
@@ -43,6 +46,10 @@ CAN = {
     "constant": {"response"},
     "tfidf": {"score", "generate"},
     "nearest": {"score", "generate", "response"},
+    "sentence": {"response"},
+    "cue": {"choice"},
+    "retrieval": {"choice"},
+    "ngram": {"likelihood"},
 }
 
 
@@ -50,7 +57,7 @@ def test_the_suite_knows_every_baseline() -> None:
     assert set(CAN) == set(BASELINES)
 
 
-@pytest.mark.parametrize("kind", ["score", "generate", "response", "likelihood"])
+@pytest.mark.parametrize("kind", ["score", "generate", "response", "likelihood", "choice"])
 @pytest.mark.parametrize("name", BASELINES)
 def test_it_can_do_what_it_says_and_nothing_else(name: str, kind: str) -> None:
     session = fitted(name, kind)
@@ -60,15 +67,15 @@ def test_it_can_do_what_it_says_and_nothing_else(name: str, kind: str) -> None:
     questions = [ask("link down on the ring B7", kind), ask("never heard of", kind), ask("power lost at site C", kind)]
     answers = session.answer(questions)
     assert len(answers) == 3
-    assert all(isinstance(answer, Answer) and answer.text for answer in answers)
+    assert all(isinstance(answer, Answer) and (answer.text or kind == "likelihood") for answer in answers)
     assert {"engine", "kernel"} <= session.facts.keys()
     assert session.answer(questions) == answers
     assert session.answer(questions[::-1]) == answers[::-1]
-    if kind == "score":
-        for answer in answers:
-            assert answer.text in OPTIONS
-            assert len(answer.scores) == len(OPTIONS)
-            assert answer.scores[OPTIONS.index(answer.text)] == max(answer.scores)
+    if kind in ("score", "choice"):
+        for question, answer in zip(questions, answers, strict=True):
+            assert answer.text in question.options
+            assert len(answer.scores) == len(question.options)
+            assert answer.scores[question.options.index(answer.text)] == max(answer.scores)
             assert all(math.isfinite(score) and score <= 1e-9 for score in answer.scores)
     if kind == "generate":
         assert {answer.text for answer in answers} <= set(OPTIONS)
@@ -153,3 +160,69 @@ def test_tickets_without_a_common_word_do_not_stop_tfidf() -> None:
     alone = [Example(str(i), str(i), "train", ask(f"word{i}", "score"), TARGETS[i % 5]) for i in range(10)]
     with pytest.raises(RefusedError, match="least"):
         catalog.build(Choice("baseline", "tfidf")).fit(alone)
+
+
+def choice(question: str, options: tuple[str, ...], target: str) -> Example:
+    return Example(question, question, "train", Score(Prompt("", question, ""), options), target)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(lambda options: options[1], "option 2"), (lambda options: max(options, key=len), "longest")]
+)
+def test_cue_finds_the_mark_that_gives_the_answer_away(place: Any, name: str) -> None:
+    found = []
+    for number in range(30):
+        options = tuple("x" * (1 + (number * 7 + 5 * place) % 11) + str(place) for place in range(4))
+        found.append(choice(f"q{number}", options, place(options)))
+    session = catalog.build(Choice("baseline", "cue")).fit(found)
+    assert session.facts["cue"] == name
+    asked = Score(Prompt("", "new", ""), ("aaa", "bb", "c", "dddddd"))
+    [answer] = session.answer([asked])
+    assert answer.text == place(asked.options)
+
+
+def test_retrieval_knows_what_belonged_together() -> None:
+    found = [
+        choice("who names the cell", ("the gNB does", "a car"), "the gNB does"),
+        choice("what lights the fibre", ("a laser", "a rope", "a horse"), "a laser"),
+    ]
+    session = catalog.build(Choice("baseline", "retrieval")).fit(found)
+    [answer] = session.answer([Score(Prompt("", "which thing lights a fibre cable", ""), ("horse", "laser"))])
+    assert answer.text == "laser"
+    assert math.exp(answer.scores[1]) == pytest.approx(1)
+
+
+def test_sentence_finds_the_place_and_copies_from_it() -> None:
+    found = []
+    for i in range(9):
+        body = f"noise {i}. " + "more noise! " * (i % 4) + f"the point is {i}"
+        found.append(Example(str(i), str(i), "train", ask(body, "response"), f"the point is {i}"))
+    session = catalog.build(Choice("baseline", "sentence")).fit(found)
+    assert session.facts["sentence"] == -1
+    asked = [ask("Alpha. Beta? Gamma", "response"), ask("One only", "response")]
+    assert [answer.text for answer in session.answer(asked)] == ["Gamma", "One only"]
+
+
+def text(body: str) -> Example:
+    return Example(body, body, "train", Likelihood(body), "")
+
+
+def test_ngram_by_hand() -> None:
+    """After one text `ab`: a, b and the end once each; Witten-Bell with three kinds of three."""
+    session = catalog.build(Choice("baseline", "ngram", {"order": 1})).fit([text("ab")])
+    [answer] = session.answer([Likelihood("a")])
+    base = 1 / 257
+    single = (1 + 3 * base) / (3 + 3)
+    after_a = (0 + 1 * single) / (1 + 1)
+    assert answer.scores[0] == pytest.approx(math.log(single) + math.log(after_a))
+
+
+def test_ngram_is_a_probability_and_learns() -> None:
+    session = catalog.build(Choice("baseline", "ngram")).fit([text("the link is down"), text("the link is up")])
+    one_more = [chr(code) for code in range(128)]
+    given = "the link is "
+    [start] = session.answer([Likelihood(given)])
+    shares = [math.exp(a.scores[0]) for a in session.answer([Likelihood(given + each) for each in one_more])]
+    assert 0 < sum(shares) < 1
+    known, strange = session.answer([Likelihood("the link is down"), Likelihood("zzzz zzzz zzzz z")])
+    assert known.scores[0] > start.scores[0] - 10 > strange.scores[0]

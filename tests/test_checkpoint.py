@@ -13,7 +13,7 @@ import pytest
 
 from leanwatt.checkpoint import FILE, Checkpoint
 from leanwatt.curve import FILE as CURVE
-from leanwatt.curve import Curve, Spent, read_curve, until
+from leanwatt.curve import Recorder, Spent, read
 from leanwatt.errors import StoreError
 from leanwatt.lesson import lessons
 from leanwatt.measurement import Counter, Energy, Measurement, Provenance, Reading
@@ -192,17 +192,19 @@ def test_the_curve_tells_what_each_loss_took(
     told: list[str] = []
     trainer = Trainer(load(saved("llama")), PACE, 0, lambda text, _: told.append(text), tmp_path, ticking())
     outcome = trained(trainer, context)
-    points = read_curve(tmp_path)
+    curve = read(tmp_path)
+    assert curve is not None
+    points = curve.points
     assert [point.step for point in points] == [0, 4, 8, 12]
     assert points[0].validation_loss == outcome.first_loss
-    spent = [point.spent.joules for point in points if point.spent]
+    spent = [point.joules for point in points if point.joules is not None]
     assert len(spent) == 4
     assert spent == sorted(spent) and len(set(spent)) == 4, "what was spent before the kill counts"
-    best = until(points, outcome.best_loss or 0.0)
-    assert best is not None and best.validation_loss == outcome.best_loss
-    assert until(points, -1.0) is None
+    assert curve.least_loss == outcome.best_loss
+    assert curve.cost_to(outcome.best_loss or 0.0, "joules") in spent
+    assert curve.cost_to(-1.0, "joules") is None
     assert "tokens/s" in told[-1] and told[-1].endswith(" J")
-    assert read_curve(tmp_path / "none") == []
+    assert read(tmp_path / "none") is None
 
 
 def test_spent_is_known_only_where_all_of_it_is() -> None:
@@ -213,7 +215,7 @@ def test_spent_is_known_only_where_all_of_it_is() -> None:
     assert Spent().plus(known).plus(rough) == Spent(2, 4, 10.0, "estimated")
     assert Spent().plus(unknown).plus(known).joules is None
     assert Spent().plus(known).plus(unknown) == Spent(2, 4, None, "absent")
-    assert Curve(None).spent is None
+    assert Recorder(None).spent is None
 
 
 KILL = """

@@ -199,3 +199,24 @@ def test_best_over_without_end_and_without_lines():
 def test_front_keeps_equals_and_drops_what_is_beaten():
     points = {"a": (1.0, 0.5), "b": (1.0, 0.5), "c": (2.0, 0.5), "d": (3.0, 0.9)}
     assert on_front(points) == {"a", "b", "d"}
+
+
+@pytest.mark.parametrize("churn", [0.05, 0.2])
+def test_no_gain_is_seldom_called_higher(churn):
+    generator, called = np.random.default_rng(5), 0
+    for _ in range(200):
+        base = generator.random(150) < 0.8
+        moved = generator.random(150) < churn
+        mine = np.where(moved, generator.random(150) < 0.8, base)
+        counts = generator.multinomial(150, np.full(150, 1 / 150), size=400)
+        called += loss(accuracy(mine, counts), accuracy(base, counts), 0.02).p_higher <= 0.05
+    assert called <= 18  # 5 % of 200, and three standard deviations
+
+
+@pytest.mark.parametrize(("gained", "is_higher"), [(0, False), (3, False), (12, True)])
+def test_a_gain_without_a_loss_needs_enough_groups_to_speak_for_it(gained, is_higher):
+    generator = np.random.default_rng(6)
+    base = np.arange(200) >= 40
+    mine = base | (np.arange(200) < gained)
+    counts = generator.multinomial(200, np.full(200, 1 / 200), size=1000)
+    assert (loss(accuracy(mine, counts), accuracy(base, counts), 0.02).p_higher <= 0.05) is is_higher

@@ -187,3 +187,37 @@ def test_risk_falls_on_the_most_confident_first():
     assert metrics.risk(rows) == {1.0: 0.3, 0.9: 2 / 9, 0.8: 1 / 8, 0.7: 1 / 7, 0.6: 1 / 6, 0.5: 0.2}
     assert metrics.risk([{"confidence": None, "correct": True}]) == {}
     assert metrics.risk([{"correct": True}]) == {}
+
+
+def texts(count: int = 20, seed: int = 0) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    size = generator.integers(5, 500, count)
+    groups = [f"g{n // 2}" for n in range(count)]
+    return pd.DataFrame({"group": groups, "nats": size * generator.uniform(0.5, 2, count), "bytes": size})
+
+
+def test_the_probability_of_a_byte_is_that_of_all_texts_together() -> None:
+    frame = texts()
+    found = metrics.figures(frame)
+    whole = frame["nats"].sum() / frame["bytes"].sum()
+    assert set(found) == {"byte_probability", "bits_per_byte"}
+    assert found["byte_probability"] == pytest.approx(np.exp(-whole))
+    assert found["bits_per_byte"] == pytest.approx(whole / np.log(2))
+    assert found["byte_probability"] == pytest.approx(2 ** -found["bits_per_byte"])
+    counts = metrics.resamples(frame["group"].tolist(), times=5)
+    drawn = metrics.bootstrap("byte_probability", frame, counts)
+    for row, sample in zip(counts, drawn, strict=True):
+        again = repeated(frame, row)
+        assert sample == pytest.approx(np.exp(-again["nats"].sum() / again["bytes"].sum()))
+
+
+def test_right_or_wrong_without_classes_has_an_accuracy_and_no_f1() -> None:
+    rows = [{"correct": place < 7, "confidence": 0.7, "chance": 0.25} for place in range(10)]
+    found = metrics.figures(rows)
+    assert set(found) == {"accuracy", "ece", "chance"}
+    assert (found["accuracy"], found["chance"]) == pytest.approx((0.7, 0.25))
+
+
+def test_figures_of_the_harness_are_means() -> None:
+    found = metrics.figures([{"score": 1.0, "harness_acc_norm": 0.0}, {"score": 0.0, "harness_acc_norm": 0.0}])
+    assert found == {"score": 0.5, "harness_acc_norm": 0.0}

@@ -8,6 +8,7 @@ import pytest
 
 from leanwatt import plan
 from leanwatt.errors import DataError, ModelError, StudyError, UnknownNameError, UserError
+from leanwatt.question import Example, Likelihood, Prompt, Score
 from leanwatt.recipe import Choice
 from leanwatt.record import Record
 from leanwatt.store import Store
@@ -182,6 +183,14 @@ def test_long_tickets_are_warned_of(given: Callable[..., Study], store: Store, t
     tickets.write_text(text)
     [warning] = [w for w in plan.check(given(), store).warnings if "context" in w]
     assert "about 2 of 240 prompts may not fit the context of 256 tokens" in warning
+
+
+def test_many_options_stand_beside_each_other_and_a_text_is_windowed() -> None:
+    options = tuple(f"the option number {n}" for n in range(200))
+    asked = Score(Prompt("Name it.", "one two three", "Name:"), options)
+    assert plan._words_at_once(Example("a", "a", "train", asked, options[0])) == 9
+    assert plan._words(Example("a", "a", "train", asked, options[0])) == 805
+    assert plan._words_at_once(Example("b", "b", "train", Likelihood("word " * 5000), "")) == 0
 
 
 def test_folds_must_agree(given: Callable[..., Study], store: Store, tickets: Path) -> None:

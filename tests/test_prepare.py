@@ -14,8 +14,8 @@ from leanwatt.recipe import Choice
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def script(example: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"prepare_{example}", EXAMPLES / example / "prepare.py")
+def script(example: str, name: str = "prepare") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_{example}", EXAMPLES / example / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -29,8 +29,8 @@ def published(*parts: str) -> Path:
     return Path(shared, "data", *parts)
 
 
-def task(example: str, prepared: Path):  # type: ignore[no-untyped-def]
-    study = yaml.safe_load((EXAMPLES / example / "study.yaml").read_text())
+def task(example: str, prepared: Path, study_file: str = "study.yaml"):  # type: ignore[no-untyped-def]
+    study = yaml.safe_load((EXAMPLES / example / study_file).read_text())
     [(name, settings)] = study["tasks"][0].items()
     return build(Choice("tasks", name, {**settings, "data": {**settings["data"], "path": str(prepared)}}))
 
@@ -128,3 +128,103 @@ def test_the_published_incidents_are_read_in_full(tmp_path: Path) -> None:
     assert len(rows) == 1311
     assert len(examples) == 1311
     assert all((rows[e.id]["year"] == "2022") == (e.split == "test") for e in examples)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_intents_become_words(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text('text,category\n"where  is\nit?",reverted_card_payment?\n')
+    script("banking77").main(tmp_path, tmp_path / "out.csv")
+    first, second = rows_of(tmp_path / "out.csv")
+    assert first == {
+        "id": "train-1",
+        "text": "where is it?",
+        "intent": "reverted card payment",
+        "split": "train",
+        "held_out": "0",
+    }
+    assert (second["split"], second["held_out"]) == ("test", "1")
+
+
+def test_the_published_queries_are_read_in_full(tmp_path: Path) -> None:
+    script("banking77").main(published("banking77"), tmp_path / "out.csv")
+    found = task("banking77", tmp_path / "out.csv").examples(0)
+    assert len(found) == 13083
+    assert len(found[0].question.options) == 77
+    assert sum(example.split == "test" for example in found) == 3080
+
+
+def test_an_abstract_keeps_its_sentences_and_up_to_five_summaries(tmp_path: Path) -> None:
+    said = {"source": ["First  one.", "Then two."], "target": [f"summary {n}" for n in range(7)]}
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(said) + "\n")
+    script("scitldr").main(tmp_path, tmp_path / "out.csv")
+    first, second, _ = rows_of(tmp_path / "out.csv")
+    assert first["abstract"] == "First one.\nThen two."
+    assert [first[f"summary_{n}"] for n in range(1, 6)] == said["target"][:5]
+    assert [(row["split"], row["held_out"]) for row in (first, second)] == [("train", "0"), ("validation", "1")]
+
+
+def test_the_published_abstracts_are_read_in_full(tmp_path: Path) -> None:
+    script("scitldr").main(published("scitldr"), tmp_path / "out.csv")
+    found = task("scitldr", tmp_path / "out.csv").examples(0)
+    assert [sum(e.split == split for e in found) for split in ("train", "validation", "test")] == [1992, 619, 618]
+    assert any(json.loads(example.fields["also"]) for example in found)
+    assert len(task("scitldr", tmp_path / "out.csv", "perplexity.yaml").examples(0)) == len(found)
+
+
+def test_a_fault_keeps_its_right_options_and_all_right_is_no_question(tmp_path: Path) -> None:
+    header = ["Question", *(f"Option {n}" for n in range(1, 7)), "Answer", "Explanation"]
+    with (tmp_path / "5G_Faults_Multi_Correct_MCQ.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([[""] * 9, header])
+        writer.writerow(["What broke?", *"abcdef", "['Option 6', 'Option 2']", "because"])
+        writer.writerow([" ", *"abcdef", "['Option 1']", "because"])
+        writer.writerow(["All?", *"abcdef", str([f"Option {n}" for n in range(1, 7)]), "because"])
+    script("teleqna").main("faults", tmp_path, tmp_path / "out.csv")
+    [row] = rows_of(tmp_path / "out.csv")
+    assert (row["question"], row["option_6"], row["right"], row["said"]) == ("What broke?", "f", "[2, 6]", "because")
+
+
+def test_a_question_is_always_in_the_same_split() -> None:
+    split_of = script("teleqna").split_of
+    assert split_of("What is  LTE?") == split_of("what is lte?")
+    found = [split_of(f"question {n}") for n in range(2000)]
+    assert [round(found.count(split) / 2000, 1) for split in ("train", "validation", "test")] == [0.7, 0.1, 0.2]
+
+
+def test_the_published_questions_are_read_in_full(tmp_path: Path) -> None:
+    pytest.importorskip("pyzipper", reason="TeleQnA.zip is encrypted and needs pyzipper")
+    script("teleqna").main("teleqna", published("teleqna"), tmp_path / "out.csv")
+    found = task("teleqna", tmp_path / "out.csv").examples(0)
+    assert len(found) == 10000
+    assert {len(example.question.options) for example in found} == {2, 3, 4, 5}
+    script("teleqna").main("faults", published("telco_fault_mcq"), tmp_path / "faults.csv")
+    faults = task("teleqna", tmp_path / "faults.csv", "faults.yaml").examples(0)
+    assert len(faults) == 347
+    assert any(len(json.loads(example.fields["right"])) == 5 for example in faults)
+
+
+def test_simulated_tickets_become_documents_of_the_harness(tmp_path: Path) -> None:
+    script("harness", "make_data").main(tmp_path, 100)
+    counts = {path.stem: len(path.read_text().splitlines()) for path in tmp_path.glob("*.jsonl")}
+    assert counts == {"train": 50, "validation": 20, "test": 30}
+    causes = yaml.safe_load((EXAMPLES / "harness" / "tasks" / "fault_cause.yaml").read_text())["doc_to_choice"]
+    for line in (tmp_path / "train.jsonl").read_text().splitlines():
+        assert json.loads(line)["cause"] in causes
+
+
+def test_the_task_file_of_the_harness_example_is_one(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="the extra lm_eval is not installed")
+    import shutil
+
+    shutil.copytree(EXAMPLES / "harness" / "tasks", tmp_path / "tasks")
+    script("harness", "make_data").main(tmp_path / "tasks", 100)
+    asked = build(Choice("tasks", "lm_eval", {"task": "fault_cause", "data": str(tmp_path / "tasks")}))
+    found = asked.examples(0)
+    assert [sum(e.split == split for e in found) for split in ("train", "validation", "test")] == [50, 20, 30]
+    assert all(example.target in example.question.options for example in found)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leanwatt.prompt import Encoder, plain
+from leanwatt.prompt import Encoder, plain, windows
 from leanwatt.question import Prompt
 
 ASK = Prompt("Name the root cause of this fault.", "alarm at site A then power lost", "Root cause:")
@@ -114,3 +114,31 @@ def test_training_and_asking_see_the_same_tokens(tokenizer: Any) -> None:
     encoder = Encoder(tokenizer, 256)
     together = tokenizer("<s>" + plain(ASK) + " mains failure</s>", add_special_tokens=False)["input_ids"]
     assert [*encoder.prompt(ASK, 20).ids, *encoder.answer("mains failure")] == together
+
+
+def test_what_is_empty_takes_no_line(chat: Any, tokenizer: Any) -> None:
+    """A prompt that another program wrote is passed on as it is."""
+    given = Prompt("", "Question: a\nAnswer:", "")
+    assert plain(given) == given.body
+    assert text(Encoder(tokenizer, 256), Encoder(tokenizer, 256).prompt(given, 8).ids) == "<s>" + given.body
+    whole = text(Encoder(chat, 256), Encoder(chat, 256).prompt(given, 8).ids)
+    assert whole == f"<user>{given.body}</user><assistant>(no thoughts)"
+
+
+def test_a_document_begins_and_ends(tokenizer_folder: Path, tokenizer: Any) -> None:
+    from transformers import AutoTokenizer
+
+    assert text(Encoder(tokenizer, 256), Encoder(tokenizer, 256).document("power")) == "<s>power</s>"
+    without = AutoTokenizer.from_pretrained(tokenizer_folder)
+    without.bos_token = None
+    assert text(Encoder(without, 256), Encoder(without, 256).document("power")) == "</s>power</s>"
+
+
+@given(st.integers(2, 200), st.integers(2, 40))
+def test_windows_predict_every_token_once_with_half_a_context_before(count: int, context: int) -> None:
+    found = windows(range(count), context)
+    assert [token for window in found for token in window.ids[-window.fresh :]] == list(range(1, count))
+    assert all(len(window.ids) <= context for window in found)
+    for window in found[1:]:
+        assert window.ids == tuple(range(window.ids[0], window.ids[0] + context))
+        assert context - window.fresh >= context - max(1, context // 2)

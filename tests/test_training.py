@@ -62,10 +62,15 @@ def test_a_written_answer_is_no_longer_than_it_may_be_and_still_ends(model: Mode
     assert answer[-1] == encoder.end
 
 
-def test_a_likelihood_task_teaches_nothing(model: Model) -> None:
-    example = Example("3", "g", "train", Likelihood("some text"), "")
-    with pytest.raises(RefusedError, match="likelihood"):
-        lessons([example], Encoder(model.tokenizer, model.context))
+def test_a_text_without_a_question_is_learned_whole(model: Model) -> None:
+    encoder = Encoder(model.tokenizer, model.context)
+    [lesson] = lessons([Example("3", "g", "train", Likelihood("some text"), "")], encoder)
+    assert (lesson.ids, lesson.answer_from) == (encoder.document("some text"), 1)
+    long = Example("4", "g", "train", Likelihood("power lost at site A " * 100), "")
+    parts = lessons([long], encoder)
+    assert len(parts) > 1
+    learned = [token for part in parts for token in part.ids[part.answer_from :]]
+    assert tuple(learned) == encoder.document(long.question.text)[1:]  # type: ignore[union-attr]
 
 
 def test_padding_is_not_seen_and_no_answer() -> None:

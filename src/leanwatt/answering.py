@@ -57,6 +57,8 @@ def _about(examples: Sequence[Example], ticket: str) -> Question:
     question = examples[0].question
     if not isinstance(question, Score | Generate):
         raise StudyError("This task asks nothing of a ticket.")
+    if isinstance(question, Score) and question.options != getattr(examples[-1].question, "options", None):
+        raise StudyError("This task has other options for every question: a ticket alone cannot be answered.")
     return replace(question, prompt=replace(question.prompt, body=ticket.strip()))
 
 

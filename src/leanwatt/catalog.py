@@ -93,7 +93,11 @@ def _without_secrets(value: object) -> str:
 def documentation(room: str, name: str) -> tuple[str, dict[str, str]]:
     """What a method is, and what each of its settings means: the docstrings, read from the source."""
     cls = find(room, name)
-    return inspect.getdoc(inspect.getmodule(cls)) or "", _field_docs(cls)
+    docs: dict[str, str] = {}
+    for each in reversed(cls.__mro__):  # What methods of a room share stands above them.
+        if each not in ROOMS.values() and dataclasses.is_dataclass(each):
+            docs |= _field_docs(each)
+    return inspect.getdoc(inspect.getmodule(cls)) or "", docs
 
 
 def _field_docs(cls: type[Any]) -> dict[str, str]:

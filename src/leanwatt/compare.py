@@ -154,7 +154,8 @@ def loss(mine: Sampled, reference: Sampled, margin: float) -> Loss:
     low = min(float(np.quantile(drawn, LEVEL)) - down, _least_visible(influence))
     high = float(np.quantile(drawn, 1 - LEVEL)) + up
     needed = _needed(difference, float(drawn.std()), margin, mine) if word == "cannot tell" else None
-    return Loss(word, difference, low, high, p, mine.examples, needed)
+    p_higher = max(_by_chance(influence), _share(drawn - down <= 0))
+    return Loss(word, difference, low, high, p, mine.examples, needed, p_higher)
 
 
 def _widened(samples: "Floats", centre: float, groups: int) -> "Floats":
@@ -175,6 +176,15 @@ def _share(hits: "NDArray[np.bool_]") -> float:
 
 def _speaks_against(influence: "Floats") -> bool:
     return bool((influence < -TINY_INFLUENCE / max(1, len(influence))).any())
+
+
+def _by_chance(influence: "Floats") -> float:
+    """Chance that all groups that clearly speak do so for a variant that gains nothing: few groups prove no gain.
+
+    Clearly: at least a quarter of the strongest, which leaves out those that a metric over classes moves along.
+    """
+    strength = abs(influence)
+    return 0.5 ** int((strength > max(TINY_INFLUENCE / max(1, len(strength)), strength.max(initial=0.0) / 4)).sum())
 
 
 def _hidden(influence: "Floats", margin: float) -> float:

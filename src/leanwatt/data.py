@@ -40,22 +40,25 @@ class Columns:
 
     text: tuple[str, ...]
     """The ticket; several columns become `name: value` lines."""
-    target: str
-    """The right answer."""
+    target: str | None
+    """The right answer; None for a task that asks for none."""
     slots: tuple[str, ...] = ()
     """Facts that the answer should name; a cell may be empty where the fact is unknown."""
     closed: bool = False
     """The target is a class, not a text."""
+    right_or_wrong: bool = False
+    """The target is one of options that differ from row to row."""
 
     def __post_init__(self) -> None:
         """Raises StudyError without a text."""
-        if not all([*self.text, self.target, *self.slots]) or not self.text:
+        if not all([*self.text, *self.slots]) or not self.text or self.target == "":
             raise StudyError(f"text: got {list(self.text)} for '{self.target}'; name at least one column for each.")
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Every column that must be there."""
-        return tuple(dict.fromkeys([*self.text, self.target, *self.slots]))
+        target = () if self.target is None else (self.target,)
+        return tuple(dict.fromkeys([*self.text, *target, *self.slots]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +178,7 @@ def _refuse_bad_rows(table: Table) -> None:
 
 
 def _refuse_one_class(table: Table) -> None:
-    if not table.columns.closed:
+    if not table.columns.closed or table.columns.target is None:
         return
     classes = sorted({row.cells[table.columns.target] for row in table.rows if not row.fault})
     if len(classes) < 2:

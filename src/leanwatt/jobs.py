@@ -21,7 +21,7 @@ from leanwatt.errors import RefusedError, StoreError, UserError
 from leanwatt.journal import spent, window
 from leanwatt.ledger import Ledger
 from leanwatt.machine import describe, lease
-from leanwatt.question import Example, Score, Split
+from leanwatt.question import Example, Generate, Likelihood, Prompt, Split
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record, Status
 from leanwatt.study import Study
@@ -66,7 +66,7 @@ class Bench:
     def chosen(self, task: str, trial: Trial, split: Split) -> list[Example]:
         """The examples of one task and split that this protocol asks; the same for every trial of a fold."""
         found = [e for e in self.tasks[task].examples(trial.variant.fold) if e.split == split]
-        protocol, is_scored = self.study.protocol, bool(found) and isinstance(found[0].question, Score)
+        protocol, is_scored = self.study.protocol, bool(found) and not isinstance(found[0].question, Generate)
         if split == "test":
             most = protocol.confirm_examples if is_scored else protocol.confirm_generations
         else:
@@ -249,7 +249,7 @@ def _check_logits(bench: Bench, trial: Trial, session: Any, artifact: Path) -> d
     prompts = []
     for task in bench.tasks:
         asked = [e.question for e in bench.chosen(task, trial, "validation")[:CHECKED]]
-        prompts += [question.prompt for question in asked if hasattr(question, "prompt")]
+        prompts += [Prompt("", q.text, "") if isinstance(q, Likelihood) else q.prompt for q in asked]
     if not prompts or not hasattr(session, "probe"):
         return {}
     with Transformers("fp32").open(artifact, 1) as reference:

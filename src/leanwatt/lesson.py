@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from leanwatt.errors import RefusedError
-from leanwatt.prompt import Encoder
+from leanwatt.prompt import Encoder, windows
 from leanwatt.question import Example, Likelihood, Score
 
 if TYPE_CHECKING:
@@ -24,12 +23,14 @@ class Lesson:
 
 
 def lessons(examples: Sequence[Example], encoder: Encoder) -> list[Lesson]:
-    """Prompt and right answer of each example in tokens. Raises RefusedError for a task without answers."""
+    """Prompt and right answer of each example in tokens; of a text without a question, the text in windows."""
     found = []
     for example in examples:
         question = example.question
-        if isinstance(question, Likelihood):
-            raise RefusedError("Fine-tuning needs tasks with answers; a likelihood task has none.")
+        if isinstance(question, Likelihood):  # The whole text is to be learned.
+            parts = windows(encoder.document(question.text), encoder.context)
+            found += [Lesson(part.ids, len(part.ids) - part.fresh) for part in parts]
+            continue
         answer = encoder.answer(example.target)
         if not isinstance(question, Score):
             answer = (*answer[: question.limit - 1], encoder.end) if len(answer) > question.limit else answer

@@ -31,11 +31,12 @@ class Interval:
 
 
 def figures(rows: "Rows") -> dict[str, float]:
-    """Every metric that the columns of the rows allow, each from 0 to 1.
+    """Every metric that the columns of the rows allow, each from 0 to 1, except bits_per_byte.
 
-    From `target` and `chosen`: accuracy, macro_f1. From `confidence` and `correct`: ece. From `hypothesis` and
-    `reference`: chrf, bleu. From columns of the same name: rouge_l, token_f1, slots, slot_*, and the shares `truncated`
-    and `unmatched`. Raises DataError without rows.
+    From `target` and `chosen`: accuracy, macro_f1. From `confidence` and `correct`: ece; accuracy, where there are no
+    classes. From `hypothesis` and `reference`: chrf, bleu. From `nats` and `bytes`: byte_probability, bits_per_byte.
+    From columns of the same name, their mean: score, rouge_l, rouge_2, token_f1, exact, copied, slots, slot_*, chance,
+    harness_*, and the shares `truncated` and `unmatched`. Raises DataError without rows.
     """
     frame = _frame(rows)
     return {name: value(name, frame) for name in names(frame)}
@@ -45,7 +46,7 @@ def names(rows: "Rows") -> list[str]:
     """The metrics that apply to these rows."""
     frame = _frame(rows)
     known = set(frame.columns[frame.notna().any()])
-    found = [name for name, needed in _NEEDED.items() if needed <= known]
+    found = [name for name, needed in _NEEDED.items() if any(columns <= known for columns in needed)]
     return found + [name for name in frame.columns if name in known and _is_mean(str(name))]
 
 
@@ -122,18 +123,24 @@ def interval(samples: "Floats", level: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-_NEEDED = {
-    "accuracy": {"target", "chosen"},
-    "macro_f1": {"target", "chosen"},
-    "ece": {"confidence", "correct"},
-    "chrf": {"hypothesis", "reference"},
-    "bleu": {"hypothesis", "reference"},
+_NEEDED: dict[str, tuple[set[str], ...]] = {
+    "accuracy": ({"target", "chosen"}, {"correct"}),
+    "macro_f1": ({"target", "chosen"},),
+    "ece": ({"confidence", "correct"},),
+    "chrf": ({"hypothesis", "reference"},),
+    "bleu": ({"hypothesis", "reference"},),
+    "byte_probability": ({"nats", "bytes"},),
+    "bits_per_byte": ({"nats", "bytes"},),
 }
-_MEANS = ("rouge_l", "token_f1", "slots", "truncated", "unmatched")
+"""Metric -> the columns it is computed from: one of these sets is enough."""
+_MEANS = {
+    *("score", "rouge_l", "rouge_2", "token_f1", "exact", "copied"),
+    *("slots", "chance", "truncated", "unmatched"),
+}
 
 
 def _is_mean(name: str) -> bool:
-    return name in _MEANS or name.startswith("slot_")
+    return name in _MEANS or name.startswith(("slot_", "harness_"))
 
 
 def _frame(rows: "Rows") -> "pd.DataFrame":
@@ -159,7 +166,9 @@ def _mean(column: str, frame: "pd.DataFrame", counts: "NDArray[np.float32]") -> 
 def _accuracy(frame: "pd.DataFrame", counts: "NDArray[np.float32]") -> "Floats":
     import numpy as np
 
-    right = (frame["target"] == frame["chosen"]).to_numpy(dtype=np.float32)
+    has_classes = {"target", "chosen"} <= set(frame.columns)
+    hits = frame["target"] == frame["chosen"] if has_classes else frame["correct"].astype(bool)
+    right = hits.to_numpy(dtype=np.float32)
     return np.asarray((counts @ right).astype(np.float64) / counts.sum(axis=1, dtype=np.float64))
 
 
@@ -217,10 +226,33 @@ def _corpus(name: str, frame: "pd.DataFrame", counts: "NDArray[np.float32]") -> 
     return np.asarray(scores) / 100
 
 
+def _nats_per_byte(frame: "pd.DataFrame", counts: "NDArray[np.float32]") -> "Floats":
+    """Sums over the texts of a resample, so that a long text counts for its length."""
+    import numpy as np
+
+    drawn = counts.astype(np.float64)
+    nats, size = frame["nats"].to_numpy(dtype=np.float64), frame["bytes"].to_numpy(dtype=np.float64)
+    return np.asarray((drawn @ nats) / (drawn @ size))
+
+
+def _byte_probability(frame: "pd.DataFrame", counts: "NDArray[np.float32]") -> "Floats":
+    import numpy as np
+
+    return np.asarray(np.exp(-_nats_per_byte(frame, counts)))
+
+
+def _bits_per_byte(frame: "pd.DataFrame", counts: "NDArray[np.float32]") -> "Floats":
+    import numpy as np
+
+    return np.asarray(_nats_per_byte(frame, counts) / np.log(2))
+
+
 _METRICS: dict[str, "Metric"] = {
     "accuracy": _accuracy,
     "macro_f1": _macro_f1,
     "ece": _ece,
     "chrf": partial(_corpus, "chrf"),
     "bleu": partial(_corpus, "bleu"),
+    "byte_probability": _byte_probability,
+    "bits_per_byte": _bits_per_byte,
 }

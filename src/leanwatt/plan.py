@@ -15,7 +15,7 @@ from leanwatt.errors import RefusedError, StudyError
 from leanwatt.machine import available_memory_bytes, free_disk_bytes
 from leanwatt.model import config_of, context_length, inner_size
 from leanwatt.outlook import foresee
-from leanwatt.question import Example, Likelihood, Score
+from leanwatt.question import Example, Likelihood, Prompt, Score
 from leanwatt.recipe import Choice, Recipe, Trial
 from leanwatt.record import record_id
 from leanwatt.store import Store
@@ -259,7 +259,7 @@ class Needs:
         return list({id(config): config for config in self.configs.values()}.values())
 
     def _too_long(self, config: Any) -> str | None:
-        room, sizes = context_length(config), [_words(e) for each in self.examples.values() for e in each]
+        room, sizes = context_length(config), [_words_at_once(e) for each in self.examples.values() for e in each]
         cut = sum(size * TOKENS_PER_WORD > room for size in sizes)
         if not cut:
             return None
@@ -267,12 +267,24 @@ class Needs:
 
 
 def _words(example: Example) -> int:
-    """Words of a question with its answer or options."""
+    """Words of a question with its answer or all of its options."""
     question = example.question
     if isinstance(question, Likelihood):
         return len(question.text.split())
-    rest = " ".join(question.options) if isinstance(question, Score) else example.target
-    return len(question.prompt.body.split()) + len(question.prompt.instruction.split()) + len(rest.split())
+    return _words_with(question.prompt, " ".join(question.options) if isinstance(question, Score) else example.target)
+
+
+def _words_at_once(example: Example) -> int:
+    """Words that the context must hold: options stand beside each other, and a text without a question is windowed."""
+    question = example.question
+    if isinstance(question, Likelihood):
+        return 0
+    longest = max(question.options, key=len) if isinstance(question, Score) else example.target
+    return _words_with(question.prompt, longest)
+
+
+def _words_with(prompt: Prompt, answer: str) -> int:
+    return sum(len(text.split()) for text in (prompt.instruction, prompt.body, answer))
 
 
 def _operations_per_second() -> float:

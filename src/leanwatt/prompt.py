@@ -24,6 +24,26 @@ class Encoded:
     """The start of the ticket was cut, since the whole did not fit."""
 
 
+@dataclass(frozen=True)
+class Window:
+    """A part of a document that fits the context."""
+
+    ids: tuple[int, ...]
+    fresh: int
+    """How many of the last tokens no earlier window has predicted."""
+
+
+def windows(ids: Sequence[int], context: int) -> list[Window]:
+    """Cut a document so that every token but the first is predicted once, seeing at least half a context if it can."""
+    found = [Window(tuple(ids[:context]), min(len(ids), context) - 1)]
+    end = context
+    while end < len(ids):
+        last = min(end + max(1, context // 2), len(ids))
+        found.append(Window(tuple(ids[last - context : last]), last - end))
+        end = last
+    return found
+
+
 class Encoder:
     """Turns prompts and answers into tokens for one tokenizer and one context length."""
 
@@ -61,6 +81,11 @@ class Encoder:
         lead = "" if self._chat else " "
         return (*self._tokens(lead + text), self.end)
 
+    def document(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text by itself, between begin (the end token where there is no other) and end of text."""
+        begin = self.tokenizer.bos_token_id
+        return (self.end if begin is None else begin, *self._tokens(text), self.end)
+
     def text(self, ids: Sequence[int]) -> str:
         """Generated tokens as text, without the end token and surrounding blanks."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
@@ -74,8 +99,8 @@ class Encoder:
         return self._tokens(text)
 
     def _turns(self, prompt: Prompt) -> list[dict[str, str]]:
-        if self._has_system:
-            return [_turn("system", prompt.instruction), _turn("user", f"{prompt.body}\n{prompt.lead}")]
+        if self._has_system and prompt.instruction:
+            return [_turn("system", prompt.instruction), _turn("user", _lines(prompt.body, prompt.lead))]
         return [_turn("user", plain(prompt))]
 
     def _tokens(self, text: str) -> tuple[int, ...]:
@@ -99,4 +124,9 @@ def _takes_system(tokenizer: Any) -> bool:
 
 def plain(prompt: Prompt) -> str:
     """The prompt of a model without a chat template."""
-    return f"{prompt.instruction}\n{prompt.body}\n{prompt.lead}"
+    return _lines(prompt.instruction, prompt.body, prompt.lead)
+
+
+def _lines(*parts: str) -> str:
+    """What is empty takes no line: a prompt that another program wrote is then passed on as it is."""
+    return "\n".join(part for part in parts if part)

@@ -1,7 +1,7 @@
 """How good each variant is, and what it loses against the reference: one set of resamples, so that pairs stay pairs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,8 @@ class Judge:
         """The worst of the seeds, each paired with the reference of the same seed: seeds are never pooled."""
         pairs = [self._pair(mine[seed], other[seed], task) for seed in sorted(mine.keys() & other.keys())]
         found = [each for each in pairs if each is not None]
-        return max(found, key=lambda each: (_SEVERITY.index(each.word), each.p), default=None)
+        worst = max(found, key=lambda each: (_SEVERITY.index(each.word), each.p), default=None)
+        return worst and replace(worst, p_higher=max(each.p_higher for each in found))
 
     def _pair(self, mine: Sequence[Record], other: Sequence[Record], task: str) -> Loss | None:
         """On the examples that both have answered; None where there are none."""

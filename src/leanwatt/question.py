@@ -41,9 +41,14 @@ class Generate:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely is this text? Answered by its summed log-probability."""
+    """How likely is this text? Answered by its summed log-probability, end of text included."""
 
     text: str
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes that the log-probability is spread over; the end of text counts as one."""
+        return len(self.text.encode()) + 1
 
 
 Question = Score | Generate | Likelihood

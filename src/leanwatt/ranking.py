@@ -56,6 +56,8 @@ class Loss:
     """Compared."""
     examples_needed: int | None = None
     """That would probably tell (80 % power), if the difference seen is the true one; None where it is told already."""
+    p_higher: float = 1.0
+    """Chance of so good a result if there were no gain: below the level, it is better than the reference."""
 
 
 @dataclass(frozen=True)

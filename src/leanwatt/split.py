@@ -60,6 +60,7 @@ class Item:
     split: Split
     text: str
     target: str
+    """Empty for a task that asks for no answer."""
     slots: Mapping[str, str]
     """By column; empty where unknown."""
 
@@ -73,7 +74,7 @@ def items(source: Source, columns: Columns, fold: int = 0) -> tuple[Item, ...]:
         if split is None:
             continue
         slots = {name: row.cells.get(name, "") for name in columns.slots}
-        target = row.cells[columns.target]
+        target = row.cells[columns.target] if columns.target else ""
         found.append(Item(table.row_id(row), group, split, table.text(row), target, slots))
     return tuple(found)
 

@@ -65,7 +65,8 @@ class Summary:
     """Words of the tickets: `median`, `p95`, `longest`."""
     suspects: tuple[Suspect, ...]
     detectable: Mapping[Split, float]
-    """Smallest loss of quality that the validation and test splits can detect; see `detectable_loss`."""
+    """Smallest loss of quality that the validation and test splits can detect, see `detectable_loss`; empty for a task
+    without answers."""
 
     def lines(self) -> list[str]:
         """The summary for people, one fact a line; warnings begin with `Warning`."""
@@ -78,8 +79,9 @@ class Summary:
             f"{self.rows} rows in {self.groups} groups: {_listed(self.splits)}",
             f"Equal texts {self.duplicates}, nearly equal {alike}, largest cluster {self.largest_alike} rows",
             f"Words per ticket: {_listed(self.words)}",
-            f"Smallest loss that can be detected (one-sided 95 %, power 80 %): {loss}",
         ]
+        if self.detectable:
+            found.append(f"Smallest loss that can be detected (one-sided 95 %, power 80 %): {loss}")
         found += [f"Class '{name}': {_listed(counts)}" for name, counts in self.classes.items()]
         return found + ([f"Empty cells: {_listed(self.empty_cells)}"] if self.empty_cells else [])
 
@@ -122,7 +124,7 @@ def summary(source: Source, columns: Columns, fold: int = 0) -> Summary:
         leaking=assignment.leaking,
         words=_words(found),
         suspects=tuple(suspects(table, grouping)) if columns.closed else (),
-        detectable={split: _detectable(found, split, columns.closed) for split in ORDER if split != "train"},
+        detectable=_detectable(found, columns),
     )
 
 
@@ -149,7 +151,7 @@ def suspects(table: Table, grouping: Grouping) -> list[Suspect]:
     source = table.source
     own = (table.columns.target, source.id, source.group, source.split, *source.known_later)
     places = [place for place, row in enumerate(table.rows) if not row.fault]
-    labels = [table.rows[place].cells[table.columns.target] for place in places]
+    labels = [table.rows[place].cells[table.columns.target or ""] for place in places]
     chance = max(Counter(labels).values()) / len(labels)
     # Parts by a hash of the group: the same on every machine, and a group is never on both sides.
     parts = [zlib.crc32(grouping.names[place].encode()) % 5 for place in places]
@@ -199,9 +201,14 @@ def _words(found: Sequence[Item]) -> dict[str, int]:
     return {"median": lengths[len(lengths) // 2], "p95": lengths[int(len(lengths) * 0.95)], "longest": lengths[-1]}
 
 
-def _detectable(found: Sequence[Item], split: Split, closed: bool) -> float:
-    sizes = Counter(item.group for item in found if item.split == split)
-    return detectable_loss(list(sizes.values()), closed=closed)
+def _detectable(found: Sequence[Item], columns: Columns) -> dict[Split, float]:
+    """None for a task without answers: how two variants' likelihoods of a text differ is not known beforehand."""
+    if columns.target is None:
+        return {}
+    splits: tuple[Split, ...] = ("validation", "test")
+    sizes = {split: Counter(item.group for item in found if item.split == split) for split in splits}
+    is_share = columns.closed or columns.right_or_wrong
+    return {split: detectable_loss(list(counts.values()), closed=is_share) for split, counts in sizes.items()}
 
 
 def _listed(counts: Mapping[str, int] | Mapping[Split, int]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanwatt.checkpoint import Checkpoint
-from leanwatt.curve import Curve
+from leanwatt.curve import Recorder
 from leanwatt.errors import RefusedError
 from leanwatt.lesson import Lesson, tensors
 from leanwatt.model import Model, keep_zeros, quiet
@@ -139,14 +139,14 @@ class Trainer:
             display.tell()
         state.best.restore(state.learned)
         self._set_up(training=False)
-        if self.folder is not None:
-            state.curve.save(self.folder)
+        if self.folder is not None and state.curve.curve.points:
+            state.curve.curve.save(self.folder)
         return Outcome(state.step, state.tokens, state.best.first, state.best.loss, stopped_early=state.step < total)
 
     def _begun(self, check_on: Sequence[Lesson], kept: Mapping[str, Any] | None) -> _State:
         """At the first step, or where a killed run left off."""
         learned = {name: p for name, p in self.model.module.named_parameters() if p.requires_grad}
-        optimizer, curve = _optimizer(list(learned.values()), self.schedule), Curve(self.read)
+        optimizer, curve = _optimizer(list(learned.values()), self.schedule), Recorder(self.read)
         if kept is not None:
             state = _State(learned, optimizer, _scaler(self.schedule), _Best(learned, None), curve)
             state.go_on(kept)
@@ -271,7 +271,7 @@ class _State:
     optimizer: Any
     scaler: Any
     best: _Best
-    curve: Curve
+    curve: Recorder
     step: int = 0
     tokens: int = 0
 

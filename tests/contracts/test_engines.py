@@ -266,3 +266,30 @@ def test_openvino_refuses_adapters(saved: Callable[[str], Path], context: Any, t
     model.save(tmp_path / "adapted")
     with pytest.raises(RefusedError, match="merge"), opened("openvino", tmp_path / "adapted", 1):
         pass
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_text_has_the_probability_of_all_its_tokens(engine: str, batch: int, saved: Callable[[str], Path]) -> None:
+    """Short texts in one pass; a long one in windows, each token once and seeing at least half a context."""
+    import torch
+
+    from leanwatt.model import load
+    from leanwatt.prompt import windows
+
+    model = load(saved("llama"))
+    encoder = Encoder(model.tokenizer, model.context)
+    texts = ["power", "link lost at site A then", "power lost at site B " * 40]
+    expected = []
+    for text in texts:
+        total = 0.0
+        for window in windows(encoder.document(text), encoder.context):
+            with torch.inference_mode():
+                logs = model.module(torch.tensor([window.ids])).logits[0].float().log_softmax(-1)
+            first = len(window.ids) - window.fresh
+            total += sum(float(logs[place - 1, window.ids[place]]) for place in range(first, len(window.ids)))
+        expected.append(total)
+    with opened(engine, saved("llama"), batch) as session:
+        answers = session.answer([Likelihood(text) for text in texts])
+    assert [answer.scores[0] for answer in answers] == pytest.approx(expected, rel=2e-3)
+    assert answers[2].tokens_in > len(encoder.document(texts[2])) - 1

@@ -133,7 +133,7 @@ def test_training_rows_of_one_cause_only_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"limit": 0}, "root_cause.limit: got 0"),
+        ({"limit": 0}, "root_cause.limit: Input should be greater than or equal to 1 (got 0)"),
         ({"options": ["a"]}, "at least two"),
         ({"options": ["a", "a"]}, "stands twice"),
         ({"mode": "guess"}, "root_cause.mode"),

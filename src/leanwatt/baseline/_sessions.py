@@ -26,8 +26,25 @@ class Lookup:
 
 
 def is_closed(examples: Sequence[Example]) -> bool:
-    """The task is answered by one of a closed set: options to score, or to write out."""
-    return bool(examples) and all(isinstance(e.question, Score) or "options" in e.fields for e in examples)
+    """The task is answered by one of a closed set, the same for all questions: options to score, or to write out."""
+    return bool(examples) and (len(_sets_of_options(examples)) == 1 or all("options" in e.fields for e in examples))
+
+
+def is_choice(examples: Sequence[Example]) -> bool:
+    """The task is answered by one of several options that differ from question to question."""
+    return len(_sets_of_options(examples)) > 1
+
+
+def _sets_of_options(examples: Sequence[Example]) -> set[tuple[str, ...]]:
+    """Empty unless every question has options to score."""
+    if not all(isinstance(example.question, Score) for example in examples):
+        return set()
+    return {options_of(example.question) for example in examples}
+
+
+def options_of(question: Question) -> tuple[str, ...]:
+    """The options to score; none for a question of another kind."""
+    return question.options if isinstance(question, Score) else ()
 
 
 def is_written(examples: Sequence[Example]) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, final
 
 from annotated_types import Ge
 
-from leanwatt.baseline._sessions import Lookup, body, from_probabilities
+from leanwatt.baseline._sessions import Lookup, body, from_probabilities, is_choice
 from leanwatt.contracts import Baseline, Session
 from leanwatt.question import Answer, Example, Likelihood, Question, Score
 
@@ -20,8 +20,8 @@ class Nearest(Baseline):
     """Training tickets in which a word must occur."""
 
     def fit(self, examples: Sequence[Example]) -> Session | None:
-        """Index the training tickets; None for a task without answers."""
-        if not examples or isinstance(examples[0].question, Likelihood):
+        """Index the training tickets; None for a task without answers, or with other options for every question."""
+        if not examples or isinstance(examples[0].question, Likelihood) or is_choice(examples):
             return None
         from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from leanwatt.prompt import Encoder
+from leanwatt.prompt import Encoder, windows
 from leanwatt.question import Answer, Generate, Likelihood, Prompt, Question, Score
 
 Array = NDArray[Any]
@@ -88,12 +88,19 @@ class Asking:
         return _Tree.grow(prompt.ids, options, truncated=prompt.truncated)
 
     def _likelihood(self, questions: Sequence[Likelihood]) -> Iterator[Answer]:
-        for question in questions:
-            ids = self.encoder.answer(question.text)[-self.encoder.context :]
-            tokens, positions, mask = _padded([_chain(ids)])
-            logs = _log_softmax(self.backend.prefill(tokens, positions, mask, len(ids)))[0]
-            score = float(logs[np.arange(len(ids) - 1), np.array(ids[1:])].sum())
-            yield Answer(None, (score,), len(ids))
+        cut = [windows(self.encoder.document(question.text), self.encoder.context) for question in questions]
+        every = [(place, window) for place, each in enumerate(cut) for window in each]
+        scores = [0.0] * len(questions)
+        for start in range(0, len(every), self.batch):
+            part = every[start : start + self.batch]
+            ids, positions, mask = _padded([_chain(window.ids) for _, window in part])
+            keep = 1 + max(window.fresh for _, window in part)
+            logs = _log_softmax(self.backend.prefill(ids, positions, mask, keep))
+            for row, (place, window) in enumerate(part):
+                predicted_at = np.arange(keep - 1 - window.fresh, keep - 1)
+                scores[place] += float(logs[row, predicted_at, list(window.ids[-window.fresh :])].sum())
+        for score, each in zip(scores, cut, strict=True):
+            yield Answer(None, (score,), sum(len(window.ids) for window in each))
 
     def _generate(self, questions: Sequence[Generate]) -> Iterator[Answer]:
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How much two texts share: word tokens, ROUGE-L, token F1, and whether a fact is named."""
+"""How much two texts share: word tokens, ROUGE, token F1, and whether a fact is named."""
 
 import re
 from collections import Counter
@@ -19,11 +19,21 @@ def rouge_l(answer: str, reference: str) -> float:
     return float(_scorer().score(reference, answer)["rougeL"].fmeasure)
 
 
-def token_f1(answer: str, reference: str) -> float:
-    """F1 of the two bags of words, 0 to 1 (as in SQuAD, articles kept)."""
-    there, wanted = Counter(words(answer)), Counter(words(reference))
+def rouge_n(answer: str, reference: str, size: int) -> float:
+    """F-measure of the runs of `size` words that both hold, 0 to 1 (Lin 2004; rouge_score, no stemming)."""
+    there, wanted = _runs(answer, size), _runs(reference, size)
     common = (there & wanted).total()
     return 2 * common / (there.total() + wanted.total()) if common else 0.0
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """F1 of the two bags of words, 0 to 1 (as in SQuAD, articles kept): the same as ROUGE-1."""
+    return rouge_n(answer, reference, 1)
+
+
+def _runs(text: str, size: int) -> Counter[tuple[str, ...]]:
+    found = words(text)
+    return Counter(tuple(found[start : start + size]) for start in range(len(found) - size + 1))
 
 
 def names(answer: str, fact: str) -> bool:

@@ -1,0 +1,312 @@
+"""What the paper found, and whether it repeats here: python findings.py STUDY.yaml [--out FOLDER] [--loss NATS].
+
+Reads the records of a finished study and writes `findings.md` and `findings.html` into its folder: the paper's tables
+for this machine, and each finding with what was seen, how certain that is, and what it rests on. The paper:
+"Energy-Aware LLMs: A step towards sustainable AI for downstream applications", arXiv:2503.17783.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from paper_case import (
+    COMPRESSING,
+    Case,
+    Gain,
+    arm,
+    arms,
+    case_of,
+    costs_to,
+    gain,
+    has_pattern,
+    is_uncompressed,
+    level,
+    pruned,
+    served_bits,
+    steps_of,
+    tuned_bits,
+)
+
+from leanwatt.compare import LEVEL, holm, ratio
+from leanwatt.page import page
+from leanwatt.ranking import Ranking
+from leanwatt.recipe import Trial
+from leanwatt.report import markdown
+from leanwatt.sections import Grid, Section, figure
+from leanwatt.study import Study
+from leanwatt.verdict import number, percent, provenance_sentence, short_names
+
+Verdict = Literal["repeats", "does not repeat", "cannot tell", "not run"]
+SCRATCH = (
+    "A model trained from scratch on one domain shows mechanisms: whether fewer bits cost less in this engine on this "
+    "machine, whether training in them reaches the same loss, what zeros and smaller layers do to a task that was "
+    "learned. It has no general knowledge that compression could destroy, and not the outlying activations that come "
+    "with size (Dettmers et al., 2022, arXiv:2208.07339), so it cannot show what happens to a large pre-trained model: "
+    "there losses can be smaller (more to spare) or larger (knowledge that the task's data lack), and weights, not "
+    "overhead, decide the cost."
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the paper, put to the test."""
+
+    claim: str
+    verdict: Verdict
+    said: tuple[str, ...]
+    """What was seen, and what it rests on."""
+
+
+def best(case: Case, ours: Sequence[str], others: Sequence[str], what: str) -> tuple[Verdict, tuple[str, ...]]:
+    """Is the best of ours, by R, above all others? Certain only where every bound says so."""
+    if not ours or not others:
+        missing = what if not ours else "anything to compare it with"
+        return "not run", (f"There is no finished result of {missing}.",)
+    names = short_names(case.plain)
+    chosen = max(ours, key=lambda label: case.plain.entry(label).r or 0.0)
+    gains = {other: case.gain(other, chosen) for other in others}
+    return judged(gains, names, names[chosen])
+
+
+def judged(gains: Mapping[str, Gain | None], names: Mapping[str, str], chosen: str) -> tuple[Verdict, tuple[str, ...]]:
+    """From what every rival gains over the chosen one."""
+    known = {other: found for other, found in gains.items() if found is not None}
+    if not known:
+        return "not run", (f"Nothing that was weighed like {chosen} is there to compare it with.",)
+    rival, most = max(known.items(), key=lambda item: item[1].value)
+    said = [f"{chosen} against the next best by R, {names[rival]}: R {_signed(most)} for the latter."]
+    better = [names[other] for other, found in known.items() if found.low is not None and found.low > 0]
+    if better:
+        return "does not repeat", (*said, f"Certainly higher R: {'; '.join(better)}.")
+    if all(found.high is not None and found.high < 0 for found in known.values()):
+        return "repeats", (*said, f"Its R is certainly above that of all {len(known)} others.")
+    unsure = [names[other] for other, found in known.items() if found.high is None or found.high >= 0]
+    word = "highest" if most.value < 0 else "not the highest"
+    return "cannot tell", (*said, f"It is {word} by value; not told apart from it: {'; '.join(unsure)}.")
+
+
+def fine_tuning(case: Case, loss: float | None) -> Finding:
+    """Joules to a fixed validation loss, and the quality that was reached."""
+    claim = "16 bit is the best precision for fine-tuning"
+    found = arms(case)
+    reached = {label: costs_to(case, label, level(case, found, loss)) for label in found}
+    sixteen = [label for label in found if tuned_bits(found[label]) == 16 and reached[label]]
+    others = [label for label in found if tuned_bits(found[label]) != 16 and reached[label]]
+    if not sixteen or not others:
+        missing = "16 bit" if not sixteen else "another precision"
+        return Finding(claim, "not run", (f"No LoRA at {missing} left a curve of its validation loss.",))
+    [chosen] = sixteen[:1]
+    ranking, names = case.ranked(chosen, case.study.margin), short_names(case.plain)
+    gains = {
+        other: gain(ratio(reached[other], reached[chosen]), ranking.entry(other), case.study.weight) for other in others
+    }
+    verdict, said = judged(gains, names, names[chosen])
+    seeds = len(reached[chosen])
+    basis = f"{seeds} {'seed' if seeds == 1 else 'seeds'}; a cost of one seed has no interval, so nothing is certain."
+    return Finding(claim, verdict, (*said, basis if seeds == 1 else f"Intervals over {seeds} seeds, paired."))
+
+
+def inference(case: Case) -> Finding:
+    """Within each way of fine-tuning."""
+    claim = "16 bit is the best precision for inference"
+    found = {label: trial for label, trial in case.done().items() if not steps_of(trial, "prune")}
+    verdicts: list[Verdict] = []
+    said: list[str] = []
+    for name in dict.fromkeys(arm(trial) for trial in found.values()):
+        mine = {label: served_bits(trial) for label, trial in found.items() if arm(trial) == name}
+        sixteen = [label for label, bits in mine.items() if bits == 16]
+        verdict, words = best(case, sixteen, [label for label in mine if label not in sixteen], "16 bit")
+        verdicts.append(verdict)
+        said.append(f"{name}: {verdict}. {' '.join(words)}")
+    return Finding(claim, agreed(verdicts), tuple(said))
+
+
+def agreed(verdicts: Sequence[Verdict]) -> Verdict:
+    """It repeats where all that ran say so, and does not where one says so."""
+    ran = [verdict for verdict in verdicts if verdict != "not run"]
+    if not ran:
+        return "not run"
+    if "does not repeat" in ran:
+        return "does not repeat"
+    return "repeats" if set(ran) == {"repeats"} else "cannot tell"
+
+
+def pruning(case: Case) -> Finding:
+    """Each pruned variant beside itself without pruning."""
+    names = short_names(case.plain)
+    said, good, hopeless, count = [], 0, 0, 0
+    for label, entry in pruned(case):
+        count += 1
+        cost = percent(entry.to_reference) if entry.to_reference else "an unknown share"
+        said.append(f"{names[label]}: {cost} of the cost unpruned; quality {entry.word}; saves: {entry.saves or '-'}.")
+        good += entry.saves == "yes" and entry.word == "non-inferior"
+        hopeless += entry.saves == "no" or entry.word == "inferior"
+    verdict: Verdict = "cannot tell"
+    if not count:
+        verdict = "not run"
+    elif good:
+        verdict = "repeats"
+    elif hopeless == count:
+        verdict = "does not repeat"
+    tail = (f"{good} of {count} are certainly cheaper and non-inferior at a margin of {case.study.margin:g}.",)
+    return Finding("Pruning makes answers cheaper without loss", verdict, (*said, *(tail if count else ())))
+
+
+def best_of_all(case: Case) -> Finding:
+    """Everything that was finished competes."""
+    there = case.done()
+    ours = [label for label, trial in there.items() if served_bits(trial) == 16 and has_pattern(trial)]
+    verdict, said = best(case, ours, [label for label in there if label not in ours], "16 bit with 2:4 pruning")
+    return Finding("16 bit with 2:4 pruning is the best of all", verdict, said)
+
+
+def raises(case: Case) -> Finding:
+    """Superiority over the same training without compression, one-sided, Holm-corrected over all tests."""
+    claim = "Compression raises quality"
+    tests = {
+        f"{label} on {task}": result
+        for label, trial in case.done().items()
+        if not is_uncompressed(trial) and (parent := case.without(trial, COMPRESSING)) in case.done()
+        for task, result in case.ranked(parent, case.study.margin).entry(label).tasks.items()
+    }
+    losses = {name: result.loss for name, result in tests.items() if result.loss is not None}
+    if not losses:
+        return Finding(claim, "not run", ("No compressed variant has its uncompressed counterpart beside it.",))
+    corrected = holm({name: loss.p_higher for name, loss in losses.items()})
+    higher = [name for name, p in corrected.items() if p <= LEVEL]
+    name, most = max(losses.items(), key=lambda item: item[1].difference)
+    said = [
+        f"Compared {len(losses)} times on validation, each with the same training steps and no compression. "
+        f"Largest gain: {most.difference:+.3f} (one-sided 95 % bounds {most.low:+.3f} to {most.high:+.3f}): {name}.",
+        *extra_training(case),
+    ]
+    if higher:
+        return Finding(claim, "repeats", (*said, f"Certainly higher after Holm's correction: {'; '.join(higher)}."))
+    if all(loss.high < case.study.margin for loss in losses.values()):
+        return Finding(claim, "does not repeat", (*said, f"None can gain as much as {case.study.margin:g}."))
+    return Finding(claim, "cannot tell", (*said, "None is certainly higher after Holm's correction."))
+
+
+def extra_training(case: Case) -> Iterator[str]:
+    """What the extra steps alone do, where a study trains again after pruning: the control's own gain."""
+    there = case.done()
+    for label, trial in there.items():
+        tuned = steps_of(trial, "finetune")
+        if len(tuned) < 2 or not is_uncompressed(trial):
+            continue
+        recipe = replace(trial.variant.recipe, steps=trial.variant.recipe.steps[:1])
+        before = replace(trial, variant=replace(trial.variant, recipe=recipe)).label
+        if before in there:
+            for task, result in case.ranked(before, case.study.margin).entry(label).tasks.items():
+                gained = f"{result.loss.difference:+.3f}" if result.loss else "unknown"
+                yield f"The extra training alone, without compression, changes {task} by {gained}."
+
+
+def _signed(found: Gain) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.value:+.3f} (no interval)"
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def findings(case: Case, loss: float | None = None) -> list[Finding]:
+    """In the paper's order."""
+    return [fine_tuning(case, loss), inference(case), pruning(case), best_of_all(case), raises(case)]
+
+
+def sections(case: Case, loss: float | None = None) -> list[Section]:
+    """The whole page."""
+    found = findings(case, loss)
+    rows = tuple((each.claim, each.verdict) for each in found)
+    return [
+        Section("Does it repeat?", (provenance_sentence(case.plain), _BASIS), Grid(("finding", "here"), rows)),
+        *(Section(f"{each.claim}: {each.verdict}", items=each.said) for each in found),
+        Section("Fine-tuning", (_TO_LOSS,), tuning_table(case, level(case, arms(case), loss))),
+        Section("Inference", (), served_table(case, lambda trial: not steps_of(trial, "prune"))),
+        Section("Pruning", (), served_table(case, lambda trial: bool(steps_of(trial, "prune")))),
+        Section("Cost against quality", chart="front"),
+        Section("What a model from scratch can show", (SCRATCH,)),
+        Section("Before you rely on it", items=case.plain.caveats),
+    ]
+
+
+_BASIS = (
+    "`repeats` and `does not repeat` are said only where every bound agrees, with cost and quality both at their worse "
+    "ends (bounds are not corrected for the number of rivals); otherwise `cannot tell`. R is that of a ticket: w x phi "
+    "+ (1 - w) x the mean quality of the tasks, phi against the variant compared with."
+)
+_TO_LOSS = (
+    "Cost of the whole fine-tuning, and of coming down to a validation loss that all precisions reach: the best of the "
+    "worst of them."
+)
+
+
+def tuning_table(case: Case, loss: float | None) -> Grid:
+    """The paper's table of fine-tuning: one line per precision."""
+    tasks, names = _tasks(case.plain), short_names(case.plain)
+    rows = []
+    for label in arms(case):
+        entry = case.plain.entry(label)
+        stage = entry.making.stages.get("finetune", {}) if entry.making else {}
+        spent = costs_to(case, label, loss)
+        least = [each.least_loss for (name, _), each in case.curves.items() if name == label]
+        rows.append(
+            (
+                names[label],
+                _or_dash(stage.get("cpu_seconds")),
+                _or_dash(stage.get("joules")),
+                _or_dash(sum(spent.values()) / len(spent) if spent else None),
+                _or_dash(min(least, default=None)),
+                *(figure(entry.tasks[task].quality) for task in tasks),
+            )
+        )
+    to_loss = f"to loss {loss:.3f}" if loss is not None else "to a fixed loss"
+    return Grid(("fine-tuning", "CPU-seconds", "joules", to_loss, "least loss", *tasks), tuple(rows))
+
+
+def served_table(case: Case, wanted: Callable[[Trial], bool]) -> Grid:
+    """The paper's tables of inference and of pruning: cost, phi, quality and R of each variant."""
+    tasks, names = _tasks(case.plain), short_names(case.plain)
+    rows = tuple(
+        (
+            names[label],
+            str(served_bits(trial) or "-"),
+            figure(entry.cost),
+            _or_dash(entry.phi),
+            *(figure(entry.tasks[task].quality) for task in tasks),
+            _or_dash(entry.r),
+        )
+        for label, trial in case.done().items()
+        if wanted(trial) and (entry := case.plain.entry(label))
+    )
+    return Grid(("variant", "bits", f"{case.plain.scale.symbol} per ticket", "phi", *tasks, "R"), rows)
+
+
+def _tasks(ranking: Ranking) -> list[str]:
+    return list(dict.fromkeys(task for entry in ranking.entries for task in entry.tasks))
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else number(value)
+
+
+def main() -> None:
+    """Read a study, write its findings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--out", type=Path, help="folder of the results; by default runs/<name of the study>")
+    parser.add_argument("--loss", type=float, help="validation loss at which fine-tunings are compared")
+    asked = parser.parse_args()
+    study = Study.read(asked.study)
+    folder = asked.out or Path("runs") / study.name
+    case = case_of(study, folder)
+    parts = sections(case, asked.loss)
+    (folder / "findings.md").write_text(markdown(case.plain, parts), encoding="utf-8")
+    (folder / "findings.html").write_text(page(case.plain, parts), encoding="utf-8")
+    for each in findings(case, asked.loss):
+        print(f"{each.verdict:16} {each.claim}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""A finished run of the paper's study, and what can be asked of it: pairs, gains in R, arms, curves."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Literal
+
+from leanwatt import catalog, curve
+from leanwatt.compare import Window
+from leanwatt.curve import Curve
+from leanwatt.rank import rank
+from leanwatt.ranking import Entry, Ranking, Ratio
+from leanwatt.recipe import Choice, Recipe, Trial
+from leanwatt.record import Record
+from leanwatt.store import Store
+from leanwatt.study import Study
+
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "nf4": 4}
+COMPRESSING = ("prune", "quantize")
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much higher R is than a rival's, between bounds at which cost and quality are both at their ends."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A finished study, and what to ask of it."""
+
+    study: Study
+    ranked: Callable[[str, float], Ranking]
+    """The ranking with another reference and margin: everything is then paired with that reference."""
+    curves: Mapping[tuple[str, int], Curve]
+    """By label and seed."""
+
+    @cached_property
+    def trials(self) -> dict[str, Trial]:
+        """By label, language models only."""
+        return {trial.label: trial for trial in self.study.trials("", 1) if not trial.is_baseline}
+
+    @cached_property
+    def plain(self) -> Ranking:
+        """As the study ranks."""
+        return self.ranked(self.study.reference, self.study.margin)
+
+    def done(self) -> dict[str, Trial]:
+        """Those that were graded and weighed on every task."""
+        return {e.label: self.trials[e.label] for e in self.plain.entries if e.is_complete and e.label in self.trials}
+
+    def without(self, trial: Trial, rooms: Sequence[str]) -> str:
+        """The label of the same variant without the steps of these rooms."""
+        recipe = trial.variant.recipe
+        kept = Recipe(recipe.base, tuple(s for s in recipe.steps if s.room not in rooms), recipe.revision)
+        return replace(trial, variant=replace(trial.variant, recipe=kept)).label
+
+    def gain(self, label: str, rival: str) -> Gain | None:
+        """R of one less R of the other."""
+        entry = self.ranked(rival, self.study.margin).entry(label)
+        return gain(entry.to_reference, entry, self.study.weight)
+
+
+def gain(cost: Ratio | None, entry: Entry, weight: float) -> Gain | None:
+    """Paired with the reference of the entry's ranking, for which phi is 0.5; None where one of the two is unknown."""
+    losses = [result.loss for result in entry.tasks.values()]
+    known = [loss for loss in losses if loss is not None]
+    if cost is None or not known or len(known) < len(losses):
+        return None
+
+    def score(ratio_: float, differences: Sequence[float]) -> float:
+        return weight * (1 / (1 + ratio_) - 0.5) + (1 - weight) * sum(differences) / len(differences)
+
+    value = score(cost.value, [loss.difference for loss in known])
+    if cost.low is None or cost.high is None:
+        return Gain(value, None, None)
+    return Gain(value, score(cost.high, [loss.low for loss in known]), score(cost.low, [loss.high for loss in known]))
+
+
+def steps_of(trial: Trial, room: str) -> list[Choice]:
+    """The steps of one room."""
+    return [step for step in trial.variant.recipe.steps if step.room == room]
+
+
+def arm(trial: Trial) -> str:
+    """How it was fine-tuned."""
+    return " > ".join(map(str, steps_of(trial, "finetune"))) or "untouched"
+
+
+def tuned_bits(trial: Trial) -> int | None:
+    """Precision of its one fine-tuning."""
+    tuned = steps_of(trial, "finetune")
+    return BITS.get(str(tuned[0].settings.get("precision"))) if len(tuned) == 1 else None
+
+
+def served_bits(trial: Trial) -> int | None:
+    """Precision of its weights in answering: of the quantizer, else what the engine multiplies in."""
+    for step in steps_of(trial, "quantize"):
+        return int(step.settings.get("bits", 0)) or None
+    return BITS.get(str(trial.engine.settings.get("compute")))
+
+
+def is_uncompressed(trial: Trial) -> bool:
+    """Neither pruned nor quantized."""
+    return not any(step.room in COMPRESSING for step in trial.variant.recipe.steps)
+
+
+def arms(case: Case) -> dict[str, Trial]:
+    """LoRA at each precision, served alike: uncompressed, in the reference's engine at its batch."""
+    reference = case.trials[case.plain.reference]
+    return {
+        label: trial
+        for label, trial in case.done().items()
+        if is_uncompressed(trial)
+        and (trial.engine, trial.batch) == (reference.engine, reference.batch)
+        and [step.name for step in steps_of(trial, "finetune")] == ["lora"]
+        and tuned_bits(trial) is not None
+    }
+
+
+def level(case: Case, found: Iterable[str], loss: float | None) -> float | None:
+    """The validation loss that all are asked to reach: as given, else the best one of the worst of them."""
+    least = [each.least_loss for (label, _), each in case.curves.items() if label in set(found)]
+    return loss if loss is not None else max(least, default=None)
+
+
+def costs_to(case: Case, label: str, loss: float | None) -> dict[Window, float]:
+    """By seed; joules only where every curve has measured ones, else CPU-seconds."""
+    sensed = all(each.provenance in ("measured", "integrated") for each in case.curves.values())
+    unit: Literal["joules", "cpu_seconds"] = "joules" if sensed else "cpu_seconds"
+    spent = {
+        Window(seed): each.cost_to(loss, unit)
+        for (name, seed), each in case.curves.items()
+        if name == label and loss is not None
+    }
+    return {window: cost for window, cost in spent.items() if cost}
+
+
+def pruned(case: Case) -> Iterator[tuple[str, Entry]]:
+    """Every pruned variant, compared with the same one unpruned."""
+    there = case.done()
+    for label, trial in there.items():
+        parent = case.without(trial, ("prune",))
+        if steps_of(trial, "prune") and parent in there:
+            yield label, case.ranked(parent, case.study.margin).entry(label)
+
+
+def has_pattern(trial: Trial) -> bool:
+    """Two of every four weights are zero."""
+    return any(step.settings.get("pattern") == "2:4" for step in steps_of(trial, "prune"))
+
+
+def curves_of(store: Store, records: Sequence[Record]) -> dict[tuple[str, int], Curve]:
+    """Beside the artifact of every make that is done; the first fold of each seed."""
+    found = {}
+    for record in records:
+        if record.job == "grade" and record.artifact and record.trial.variant.fold == 0:
+            held = curve.read(store.folder / record.artifact)
+            if held is not None:
+                found[record.trial.label, record.trial.variant.seed] = held
+    return found
+
+
+def case_of(study: Study, folder: Path) -> Case:
+    """From a finished study's folder."""
+    store = Store(folder)
+    records = store.records()
+    primaries = {choice.name: catalog.find("tasks", choice.name).primary for choice in study.tasks}
+
+    @cache
+    def ranked(reference: str, margin: float) -> Ranking:
+        return rank(replace(study, reference=reference, margin=margin), primaries, records, store.rows)
+
+    return Case(study, ranked, curves_of(store, records))
