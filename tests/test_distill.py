@@ -53,7 +53,7 @@ def test_the_loss_is_that_of_a_loop_over_tokens(
                 apart = float((one * (one / other).log()).sum()) * temperature**2
                 summed += weight * ((1 - share) * hard + share * apart)
     schedule = Schedule(1e-3, 1, 8, prompt_weight=prompt)
-    trainer = Trainer(pruned, schedule, 0, lambda _t, _s: None, Teacher(parent, temperature, share))
+    trainer = Trainer(pruned, schedule, 0, lambda _t, _s: None, teacher=Teacher(parent, temperature, share))
     assert float(trainer._summed_loss(found).detach()) == pytest.approx(summed, rel=1e-4)
     plain = Trainer(pruned, replace(schedule, prompt_weight=0.0), 0, lambda _t, _s: None)
     assert trainer._loss(found) == pytest.approx(plain._loss(found)), "validation is about right answers only"

@@ -108,12 +108,12 @@ class Trainer:
     schedule: Schedule
     seed: int
     progress: Callable[[str, float], None]
-    teacher: Teacher | None = None
-    """Learned from in training; the validation loss, which picks the best state, is that of the right answers."""
     folder: Path | None = None
     """Where checkpoints are kept; None keeps none."""
     read: Callable[[], Reading] | None = None
     """The meter, for what the way to each validation loss took."""
+    teacher: Teacher | None = None
+    """Learned from in training; the validation loss, which picks the best state, is that of the right answers."""
 
     def run(self, train_on: Sequence[Lesson], check_on: Sequence[Lesson]) -> Outcome:
         """Train; ends on the state with the least validation loss. Raises RefusedError without lessons."""

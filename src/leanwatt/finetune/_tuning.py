@@ -19,7 +19,7 @@ def tune(model: Model, context: Context, schedule: Schedule, name: str, teacher:
     train_on = lessons(context.train, encoder)
     every = max(1, len(context.validation) // CHECKED)
     check_on = lessons(context.validation[::every], encoder)
-    trainer = Trainer(model, schedule, context.seed, context.progress, teacher, context.folder, context.read)
+    trainer = Trainer(model, schedule, context.seed, context.progress, context.folder, context.read, teacher)
     outcome = trainer.run(train_on, check_on)
     model.history.append(f"{name}: {_words(outcome)}")
     return model
