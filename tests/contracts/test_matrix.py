@@ -89,6 +89,23 @@ def test_a_broken_promise_would_be_found(saved: Callable[[str], Path], bench: Ca
     assert "logits differ" in found[str(made[0].recipe)]
 
 
+def test_what_a_method_does_not_foretell_would_be_found(
+    saved: Callable[[str], Path], bench: Callable[[Path], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leanwatt.prune.magnitude import Magnitude
+    from leanwatt.prune.width import Width
+
+    monkeypatch.setattr(Magnitude, "foresee", lambda *_: None)
+    monkeypatch.setattr(Width, "foresee", lambda *_: None)
+    on = bench(saved("llama"))
+    half, width = Choice("prune", "magnitude", {"sparsity": 0.5}), Choice("prune", "width", {"keep": 0.5})
+    assert on.make((half,)).broken == "was foreseen otherwise: masks are there"
+    assert on.make((width,)).broken == "was foreseen otherwise: intermediate_size is 32, not 64"
+    late = on.make((half, Choice("prune", "depth"))).broken
+    assert late is not None
+    assert late.startswith("was not foreseen: prune depth after another pruning")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_trained_models_take_every_method_and_pruning_with_quantization(
