@@ -1,6 +1,6 @@
 """Every method and every pair of methods on every family: saved, opened in a fresh process, and the same logits.
 
-python tests/matrix.py                 the whole matrix
+python tests/matrix.py                 the whole matrix, in every setting
 python tests/matrix.py llama gpt2      two families of it
 """
 
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,16 @@ from leanwatt.errors import MissingExtraError, RefusedError
 from leanwatt.outlook import foresee
 from leanwatt.recipe import Choice, Recipe
 
-SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "finetune full": [{"batch": 8}],
-    "finetune lora": [{"rank": 2, "batch": 8}],
-    "finetune distill": [{"batch": 8}],
-    "prune magnitude": [{"sparsity": 0.5}, {"pattern": "2:4"}],
-    "prune width": [{"keep": 0.5}],
-    "prune heads": [{"keep": 0.5}],
-    "prune vocabulary": [{"multiple": 1}],
-    "quantize round_to_nearest": [{"bits": 8, "group": 16}, {"bits": 4, "group": 16}],
+SETTINGS: dict[tuple[str, ...], list[dict[str, Any]]] = {
+    ("sparsity", "pattern"): [{"pattern": "2:4"}, {"sparsity": 0.5}],
+    ("bits", "group"): [{"bits": 4, "group": 16}, {"bits": 8, "group": 16}],
+    ("keep",): [{"keep": 0.5}],
+    ("extra", "multiple"): [{"multiple": 1}],
+    ("rank",): [{"rank": 2, "batch": 8}],
+    ("batch",): [{"batch": 8}],
 }
-"""What a method is tried with; a method that is not named here is tried with its defaults, so it must have them all."""
+"""Names of settings -> what a method that has them all is tried with; the first row that fits counts, and a method that
+fits none is tried with its defaults. In pairs the first settings alone are tried, unless every one is asked for."""
 ROOMS = ("finetune", "prune", "quantize")
 EVERY_FAMILY = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "smollm3"),
@@ -75,24 +74,29 @@ class Made:
     broken: str | None = None
 
 
-def methods() -> list[Choice]:
-    """Every installed method of the rooms of steps, with each of its settings here."""
+def methods(*, every: bool = True) -> list[Choice]:
+    """Every installed method of the rooms of steps, with each of its settings here, or the first."""
     found = []
     for room in ROOMS:
         for name in catalog.names(room):
             try:
-                catalog.find(room, name)
+                settings = _settings(catalog.find(room, name))
             except MissingExtraError:
                 continue
-            found += [Choice(room, name, settings) for settings in SETTINGS.get(f"{room} {name}", [{}])]
+            found += [Choice(room, name, each) for each in (settings if every else settings[:1])]
     return found
 
 
-def recipes() -> Iterator[tuple[Choice, ...]]:
-    """Each method alone, and each two of different names in both orders, with a merge after LoRA."""
-    every = methods()
-    pairs = [pair for pair in permutations(every, 2) if (pair[0].room, pair[0].name) != (pair[1].room, pair[1].name)]
-    for picks in [*((each,) for each in every), *pairs]:
+def _settings(method: type[Any]) -> list[dict[str, Any]]:
+    has = {field.name for field in fields(method)}
+    return next((settings for names, settings in SETTINGS.items() if has >= set(names)), [{}])
+
+
+def recipes(*, every: bool = False) -> Iterator[tuple[Choice, ...]]:
+    """Each method alone in all settings, and each two methods in both orders, with a merge after LoRA."""
+    pairs = permutations(methods(every=every), 2)
+    unlike = [(one, other) for one, other in pairs if (one.room, one.name) != (other.room, other.name)]
+    for picks in [*((each,) for each in methods()), *unlike]:
         yield tuple(step for pick in picks for step in ([pick, MERGE] if pick.name == "lora" else [pick]))
 
 
@@ -195,7 +199,7 @@ def main() -> int:
             folder.mkdir()
             save_tiny(family, base)
             bench = Bench(base, folder, examples(Path(name)))
-            made = [bench.make(steps) for steps in recipes()]
+            made = [bench.make(steps) for steps in recipes(every=True)]
             found = {str(each.recipe): each.broken for each in made if each.broken} | fresh(made)
         refused = sum(each.refused is not None for each in made)
         print(f"{family}: {len(made) - refused} recipes, {refused} refused beforehand, {len(found)} wrong", flush=True)

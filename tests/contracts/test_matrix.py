@@ -64,12 +64,13 @@ def test_every_family_takes_every_method(
     assert names(made, refused=True) == ({("heads",)} if family in ("gpt_neox", "opt") else set())
 
 
-def test_the_table_names_only_what_is_there() -> None:
+def test_the_table_has_settings_that_methods_take() -> None:
     from matrix import SETTINGS
 
-    for key, every in SETTINGS.items():
-        room, name = key.split()
-        assert all(catalog.build(Choice(room, name, settings)) for settings in every)
+    tried = methods()
+    assert all(catalog.build(choice) for choice in tried)
+    assert all(any(choice.settings == each for choice in tried) for every in SETTINGS.values() for each in every)
+    assert {choice.name for choice in methods(every=False)} == {choice.name for choice in tried}
 
 
 def test_a_broken_promise_would_be_found(saved: Callable[[str], Path], bench: Callable[[Path], Bench]) -> None:
@@ -87,6 +88,23 @@ def test_a_broken_promise_would_be_found(saved: Callable[[str], Path], bench: Ca
     found = fresh(made)
     assert found.keys() == {str(each.recipe) for each in made}
     assert "logits differ" in found[str(made[0].recipe)]
+
+
+def test_what_a_method_does_not_foretell_would_be_found(
+    saved: Callable[[str], Path], bench: Callable[[Path], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leanwatt.prune.magnitude import Magnitude
+    from leanwatt.prune.width import Width
+
+    monkeypatch.setattr(Magnitude, "foresee", lambda *_: None)
+    monkeypatch.setattr(Width, "foresee", lambda *_: None)
+    on = bench(saved("llama"))
+    half, width = Choice("prune", "magnitude", {"sparsity": 0.5}), Choice("prune", "width", {"keep": 0.5})
+    assert on.make((half,)).broken == "was foreseen otherwise: masks are there"
+    assert on.make((width,)).broken == "was foreseen otherwise: intermediate_size is 32, not 64"
+    late = on.make((half, Choice("prune", "depth"))).broken
+    assert late is not None
+    assert late.startswith("was not foreseen: prune depth after another pruning")
 
 
 @pytest.mark.slow
