@@ -78,6 +78,17 @@ def test_without_rounding_the_folded_model_computes_the_same(family: str) -> Non
     assert len(moved) >= SCALED[family]
 
 
+def test_only_a_relu_lets_scales_pass() -> None:
+    from torch import nn
+
+    model = lively("opt")
+    before = logits(model)
+    for block in model.module.model.decoder.layers:
+        block.activation_fn = nn.GELU()
+    assert not logits(model).equal(before)
+    assert fold_at_random(model) == SCALED["opt"] - 2
+
+
 def test_in_bf16_the_layers_multiply_by_what_the_norm_truly_divides_by() -> None:
     """Rounding the norm's weight would else put an error of half a percent on every feature."""
     import torch

@@ -116,6 +116,8 @@ def test_blocks_of_wide_rows_are_small_and_add_up() -> None:
     assert errors.shape == (4, 2)
     assert torch.allclose(errors.sum(0), (change @ x.t()).square().sum(1), rtol=1e-3)
     assert not errors[[0, 2, 3]].any()
+    assert diagonal_blocks(gram, 64, 8).shape == (64, 8, 8)
+    assert diagonal_blocks(gram[:15, :15], 5, 2).shape == (3, 5, 5)
 
 
 def layer_errors(model: Model, on: Any, context: Any, bits: Any, group: int) -> list[dict[str, float]]:

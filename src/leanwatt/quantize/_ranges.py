@@ -15,12 +15,15 @@ WIDEST = 128
 """Inputs whose errors are seen together: rounding errors of others are as good as independent, and would cost most."""
 
 
-def diagonal_blocks(gram: torch.Tensor, within: int) -> torch.Tensor:
-    """What neighbouring inputs do together, (blocks, size, size); the size divides `within` and is small."""
+def diagonal_blocks(gram: torch.Tensor, within: int, widest: int = WIDEST) -> torch.Tensor:
+    """What neighbouring inputs do together, (blocks, size, size).
+
+    The size is `within`, halved until it is at most `widest` or odd.
+    """
     import torch
 
     size = within
-    while size > WIDEST and size % 2 == 0:
+    while size > widest and size % 2 == 0:
         size //= 2
     return torch.stack([gram[i : i + size, i : i + size] for i in range(0, len(gram), size)])
 
@@ -37,17 +40,17 @@ def output_errors(change: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
     return (torch.bmm(change, blocks) * change).sum(-1)
 
 
-def cut_scales(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+def cut_scales(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int, widest: int = WIDEST) -> torch.Tensor:
     """Scales (rows, groups), smaller where it helps: a group's largest weights err more, so that the others err less.
 
-    For a weight (rows, columns) whose inputs have this Gram matrix (columns, columns). Found by trying, group by group,
-    as in AWQ (Lin et al., 2023, arXiv:2306.00978).
+    For a weight (rows, columns) whose inputs have this Gram matrix (columns, columns), of which the errors of at most
+    `widest` inputs are seen together. Found by trying, group by group, as in AWQ (Lin et al., 2023, arXiv:2306.00978).
     """
     import torch
 
     whole, largest = scales_of(weight, bits, group), largest_code(bits)
     groups = whole.shape[1]
-    blocks = diagonal_blocks(gram, weight.shape[1] // groups)
+    blocks = diagonal_blocks(gram, weight.shape[1] // groups, widest)
     parts, inside = in_blocks(weight, len(blocks)), len(blocks) // groups
     best, least = whole, torch.full_like(whole, float("inf"))
     for share in CUTS:

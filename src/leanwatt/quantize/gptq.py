@@ -25,6 +25,9 @@ from leanwatt.second_order import LEAF, Gram, compensate, inverse_factor
 if TYPE_CHECKING:
     import torch
 
+NEAR = 8
+"""Inputs whose errors are seen together when ranges are chosen: most of what they do together is made up for later."""
+
 
 @final
 @dataclass(frozen=True)
@@ -92,9 +95,9 @@ class Gptq(Step):
         columns = weight.shape[1]
         order = torch.arange(columns) if self.order == "inputs" else gram.diagonal().argsort(descending=True)
         ordered = weight[:, order]
-        scales = (
-            cut_scales(weight, gram, self.bits, self.group) if self.cut else scales_of(weight, self.bits, self.group)
-        )
+        scales = scales_of(weight, self.bits, self.group)
+        if self.cut:
+            scales = cut_scales(weight, gram, self.bits, self.group, NEAR)
         rule = _OnGrid(
             kept=ordered.t() != 0,
             scales=scales.t().contiguous(),
