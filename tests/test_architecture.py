@@ -39,7 +39,7 @@ LAYERS = (
     ),
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
     ("catalog",),
-    ("ledger", "variants", "simulate", "starter"),
+    ("ledger", "cache", "variants", "simulate", "starter"),
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "account", "verdict", "sweet_spot", "rank"),

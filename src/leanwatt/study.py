@@ -66,6 +66,8 @@ class Study:
     """How much of the primary metric a cheaper variant may lose."""
     load: Mapping[str, Any]
     """`tickets_per_day`, `always_on`; empty where unknown."""
+    cache_gb: float | None
+    """Most room for models; None keeps all."""
 
     @classmethod
     def read(cls, path: Path) -> "Study":
@@ -112,6 +114,7 @@ class Study:
             weight=_share("weight", data.get("weight", 0.5)),
             margin=_share("margin", data.get("margin", 0.02)),
             load=_numbers("load", data.get("load", {}), ("tickets_per_day", "always_on")),
+            cache_gb=_above_zero("cache_gb", data.get("cache_gb")),
         )
 
     def trials(self, data: str, folds: int) -> list[Trial]:
@@ -154,7 +157,7 @@ class Study:
 
 _KEYS = (
     *("name", "base", "steps", "also", "tasks", "baselines", "engine", "batch", "reference", "protocol", "meter"),
-    *("search", "executor", "seeds", "fidelity", "budget", "weight", "margin", "load"),
+    *("search", "executor", "seeds", "fidelity", "budget", "weight", "margin", "load", "cache_gb"),
 )
 
 
@@ -272,6 +275,14 @@ def _numbers(where: str, value: object, known: Sequence[str]) -> dict[str, Any]:
         if not isinstance(number, int | float) or number < 0:
             raise StudyError(f"{where}.{key}: got {number!r}; a number of at least 0 is needed.")
     return dict(value)
+
+
+def _above_zero(where: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise StudyError(f"{where}: got {value!r}; a number above 0 is needed, or null for no limit.")
+    return float(value)
 
 
 def _whole(where: str, value: object, least: int) -> int:
