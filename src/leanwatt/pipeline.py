@@ -47,13 +47,17 @@ class Flow:
         self._refuse_changed_bases()
         self._cache.sweep()
         for trial in self._missing_trials():
-            self._do("make", [trial] if not trial.is_baseline else [])
-            self._cache.trim(self._needed(trial))
-            if trial.is_baseline or self._is_done("make", trial):
-                self._do("grade", [trial])
+            self.try_out(trial)
         for number in range(self.bench.study.protocol.rounds):
             self._weigh(number)
         return self._confirm()
+
+    def try_out(self, trial: Trial) -> None:
+        """Make and grade one trial, if that is still to be done."""
+        self._do("make", [trial] if not trial.is_baseline else [])
+        self._cache.trim(self._needed(trial))
+        if trial.is_baseline or self._is_done("make", trial):
+            self._do("grade", [trial])
 
     @property
     def _cache(self) -> Cache:
