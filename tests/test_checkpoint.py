@@ -13,12 +13,11 @@ import pytest
 
 from leanwatt.checkpoint import FILE, Checkpoint
 from leanwatt.curve import FILE as CURVE
-from leanwatt.curve import read
+from leanwatt.curve import Curve, Spent, read_curve, until
 from leanwatt.errors import StoreError
 from leanwatt.measurement import Counter, Energy, Measurement, Provenance, Reading
 from leanwatt.model import Model, load
 from leanwatt.prompt import Encoder
-from leanwatt.spent import Spent, Track
 from leanwatt.training import Outcome, Schedule, Trainer, lessons
 
 PACE = Schedule(learning_rate=5e-3, epochs=3, batch=4, checks=3, patience=9)
@@ -111,7 +110,7 @@ def test_another_training_does_not_go_on_from_it(
 def test_checkpoints_are_kept_once_in_a_while(saved: Callable[[str], Path], context: Any, tmp_path: Path) -> None:
     trained(Trainer(load(saved("llama")), PACE, 0, quiet, tmp_path), context)
     assert not (tmp_path / FILE).exists(), "this training is shorter than the time between two"
-    assert not (tmp_path / CURVE).exists(), "without a meter nothing is told"
+    assert (tmp_path / CURVE).is_file()
     trained(Trainer(load(saved("llama")), PACE, 0, quiet), context)
 
 
@@ -192,16 +191,17 @@ def test_the_curve_tells_what_each_loss_took(
     told: list[str] = []
     trainer = Trainer(load(saved("llama")), PACE, 0, lambda text, _: told.append(text), tmp_path, ticking())
     outcome = trained(trainer, context)
-    curve = read(tmp_path)
-    assert curve is not None and curve.provenance == "measured"
-    assert [point.step for point in curve.points] == [0, 4, 8, 12]
-    assert curve.points[0].validation_loss == outcome.first_loss
-    assert curve.least_loss == outcome.best_loss
-    spent = [point.joules for point in curve.points if point.joules is not None]
+    points = read_curve(tmp_path)
+    assert [point.step for point in points] == [0, 4, 8, 12]
+    assert points[0].validation_loss == outcome.first_loss
+    spent = [point.spent.joules for point in points if point.spent]
     assert len(spent) == 4
     assert spent == sorted(spent) and len(set(spent)) == 4, "what was spent before the kill counts"
-    assert curve.cost_to(curve.least_loss, "joules") in spent
+    best = until(points, outcome.best_loss or 0.0)
+    assert best is not None and best.validation_loss == outcome.best_loss
+    assert until(points, -1.0) is None
     assert "tokens/s" in told[-1] and told[-1].endswith(" J")
+    assert read_curve(tmp_path / "none") == []
 
 
 def test_spent_is_known_only_where_all_of_it_is() -> None:
@@ -212,7 +212,7 @@ def test_spent_is_known_only_where_all_of_it_is() -> None:
     assert Spent().plus(known).plus(rough) == Spent(2, 4, 10.0, "estimated")
     assert Spent().plus(unknown).plus(known).joules is None
     assert Spent().plus(known).plus(unknown) == Spent(2, 4, None, "absent")
-    assert Track(None).spent is None and Track(None).curve is None
+    assert Curve(None).spent is None
 
 
 KILL = """

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanwatt.checkpoint import Checkpoint
+from leanwatt.curve import Curve
 from leanwatt.errors import RefusedError
 from leanwatt.model import Model, keep_zeros, quiet
 from leanwatt.prompt import Encoder
 from leanwatt.question import Example, Likelihood, Score
 from leanwatt.recipe import digest
-from leanwatt.spent import Track
 
 if TYPE_CHECKING:
     import torch
@@ -130,26 +130,26 @@ class Trainer:
             state.tokens += sum(len(lesson.ids) for lesson in batch)
             if state.step in looks and check_on:
                 state.best.offer(self._loss(check_on))
-                state.track.note(state.step, state.tokens, state.best.last)
+                state.curve.note(state.step, state.tokens, state.best.last)
             checkpoint.offer(state.kept)
             display.tell()
         state.best.restore(state.learned)
         self._set_up(training=False)
-        if self.folder is not None and (curve := state.track.curve) is not None:
-            curve.save(self.folder)
+        if self.folder is not None:
+            state.curve.save(self.folder)
         return Outcome(state.step, state.tokens, state.best.first, state.best.loss, stopped_early=state.step < total)
 
     def _begun(self, check_on: Sequence[Lesson], kept: Mapping[str, Any] | None) -> _State:
         """At the first step, or where a killed run left off."""
         learned = {name: p for name, p in self.model.module.named_parameters() if p.requires_grad}
-        optimizer, track = _optimizer(list(learned.values()), self.schedule), Track(self.read)
+        optimizer, curve = _optimizer(list(learned.values()), self.schedule), Curve(self.read)
         if kept is not None:
-            state = _State(learned, optimizer, _scaler(self.schedule), _Best(learned, None), track)
+            state = _State(learned, optimizer, _scaler(self.schedule), _Best(learned, None), curve)
             state.go_on(kept)
             return state
         best = _Best(learned, self._loss(check_on) if check_on else None)
-        track.note(0, 0, best.loss)
-        return _State(learned, optimizer, _scaler(self.schedule), best, track)
+        curve.note(0, 0, best.loss)
+        return _State(learned, optimizer, _scaler(self.schedule), best, curve)
 
     def _identity(self, train_on: Sequence[Lesson], check_on: Sequence[Lesson]) -> str:
         """Of all that a step depends on but the weights, whose folder follows them."""
@@ -268,7 +268,7 @@ class _State:
     optimizer: Any
     scaler: Any
     best: _Best
-    track: Track
+    curve: Curve
     step: int = 0
     tokens: int = 0
 
@@ -283,7 +283,7 @@ class _State:
             "scaler": self.scaler.state_dict(),
             "dice": torch.get_rng_state(),
             "best": self.best.kept(),
-            "track": self.track.kept(),
+            "curve": self.curve.state(),
         }
 
     def go_on(self, kept: Mapping[str, Any]) -> None:
@@ -294,7 +294,7 @@ class _State:
         self.optimizer.load_state_dict(kept["optimizer"])
         self.scaler.load_state_dict(kept["scaler"])
         self.best.go_on(kept["best"])
-        self.track.go_on(kept["track"])
+        self.curve.go_on(kept["curve"])
         self.step, self.tokens = kept["step"], kept["tokens"]
         torch.set_rng_state(kept["dice"])
 
@@ -316,7 +316,7 @@ class _Display:
 
     def _speed(self, now: float) -> str:
         pace = (self._state.tokens - self._tokens) / max(now - self._begun, 1e-9)
-        spent = self._state.track.spent
+        spent = self._state.curve.spent
         joules = "" if spent is None or spent.joules is None else f", {spent.joules:.3g} J"
         return f", {pace:.0f} tokens/s{joules}"
 
