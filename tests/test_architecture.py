@@ -28,7 +28,7 @@ LAYERS = (
     ("calibration", "second_order"),
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
     ("catalog",),
-    ("idle", "launcher", "ledger", "doctor", "attribution", "outlook", "variants", "simulate", "starter"),
+    ("idle", "launcher", "ledger", "doctor", "attribution", "outlook", "cache", "variants", "simulate", "starter"),
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "account", "verdict", "sweet_spot", "rank"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from leanwatt import catalog, metrics
+from leanwatt.cache import in_use, is_whole
 from leanwatt.console import progress
 from leanwatt.contracts import Session, Task
 from leanwatt.errors import RefusedError, StoreError, UserError
@@ -213,19 +214,32 @@ def _sessions(bench: Bench, trial: Trial, ledger: Ledger, found: Found, *, check
     if trial.is_baseline:
         yield from _fitted(bench, trial, ledger, found)
         return
-    artifact = bench.artifact(trial)
+    artifact = _at_hand(bench, trial, ledger)
     found.artifact = str(artifact.relative_to(bench.folder))
     opened: AbstractContextManager[Session] = catalog.build(trial.engine).open(artifact, trial.batch)
-    with ledger.stage("load"):
-        session = opened.__enter__()
-    try:
-        found.facts |= session.facts
-        if check:
-            with ledger.stage("check"):
-                found.facts |= _check_logits(bench, trial, session, artifact)
-        yield from ((task, session) for task in bench.tasks)
-    finally:
-        opened.__exit__(None, None, None)
+    with in_use(artifact):
+        with ledger.stage("load"):
+            session = opened.__enter__()
+        try:
+            found.facts |= session.facts
+            if check:
+                with ledger.stage("check"):
+                    found.facts |= _check_logits(bench, trial, session, artifact)
+            yield from ((task, session) for task in bench.tasks)
+        finally:
+            opened.__exit__(None, None, None)
+
+
+def _at_hand(bench: Bench, trial: Trial, ledger: Ledger) -> Path:
+    """The variant's folder; made again, and charged, where it was removed for room."""
+    artifact = bench.artifact(trial)
+    if not is_whole(artifact):
+        base = bench.bases[trial.variant.recipe.base, trial.variant.recipe.revision]
+        again = Ledger(ledger.read)
+        with progress(f"make again {trial.variant.recipe}") as tell:
+            Maker(trial.variant, base, bench.folder / "variants", again, tell).make(lambda: bench.examples(trial))
+        ledger.measurements += [replace(m, stage=f"again/{m.stage}") for m in again.measurements if not m.reused]
+    return artifact
 
 
 def _fitted(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> Any:

@@ -8,10 +8,12 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from leanwatt import catalog
 from leanwatt.account import WALL
 from leanwatt.budget import Budget
+from leanwatt.cache import Cache
 from leanwatt.contracts import Executor, Search, WorkerDied
 from leanwatt.errors import StudyError
 from leanwatt.idle import idle
@@ -43,13 +45,31 @@ class Flow:
     def run(self) -> Ranking:
         """Make, grade, weigh, rank and confirm all that is missing. Raises StudyError where a base has changed."""
         self._refuse_changed_bases()
+        self._cache.sweep()
         for trial in self._missing_trials():
-            self._do("make", [trial] if not trial.is_baseline else [])
-            if trial.is_baseline or self._is_done("make", trial):
-                self._do("grade", [trial])
+            self.try_out(trial)
         for number in range(self.bench.study.protocol.rounds):
             self._weigh(number)
         return self._confirm()
+
+    def try_out(self, trial: Trial) -> None:
+        """Make and grade one trial, if that is still to be done."""
+        self._do("make", [trial] if not trial.is_baseline else [])
+        self._cache.trim(self._needed(trial))
+        if trial.is_baseline or self._is_done("make", trial):
+            self._do("grade", [trial])
+
+    @property
+    def _cache(self) -> Cache:
+        most = self.bench.study.cache_gb
+        return Cache(self.bench.folder / "variants", None if most is None else most * 1e9)
+
+    def _needed(self, trial: Trial) -> list[Path]:
+        """Variants that are still to be graded, weighed or confirmed: of this trial, and of all that are ranked."""
+        if self.bench.study.cache_gb is None:
+            return []
+        ranked = [each for each in self.space if not each.is_baseline and self._is_done("grade", each)]
+        return [self.bench.artifact(each) for each in (trial, *ranked) if not each.is_baseline]
 
     def _refuse_changed_bases(self) -> None:
         for trial in self.space:

@@ -197,9 +197,9 @@ class Needs:
             return 0.0
         config = self.configs[recipe]
         longest = max((_words(e) for each in self.examples.values() for e in each if e.split == "train"), default=0)
-        tokens = min(longest * TOKENS_PER_WORD, context_length(config)) * float(
-            getattr(catalog.build(step), "batch", 1)
-        )
+        method = catalog.build(step)
+        lessons = float(getattr(method, "at_once", None) or getattr(method, "batch", None) or 1)
+        tokens = min(longest * TOKENS_PER_WORD, context_length(config)) * lessons
         kept = VALUES_KEPT * int(config.hidden_size) * int(config.num_hidden_layers) + 3 * int(config.vocab_size)
         return parameters(config) * BYTES_TRAINED + 4 * tokens * kept
 

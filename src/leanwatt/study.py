@@ -73,6 +73,8 @@ class Study:
     """`tickets_per_day`, `always_on`; empty where unknown."""
     bill: Terms | None
     """On what terms energy is paid for; None where the study does not say."""
+    cache_gb: float | None
+    """Most room for models; None keeps all."""
 
     @classmethod
     def read(cls, path: Path) -> "Study":
@@ -120,6 +122,7 @@ class Study:
             margin=_share("margin", data.get("margin", 0.02)),
             load=_numbers("load", data.get("load", {}), ("tickets_per_day", "always_on")),
             bill=Terms.parse(data.get("bill", {})),
+            cache_gb=_above_zero("cache_gb", data.get("cache_gb")),
         )
 
     def trials(self, data: str, folds: int) -> list[Trial]:
@@ -162,7 +165,7 @@ class Study:
 
 _KEYS = (
     *("name", "base", "steps", "also", "tasks", "baselines", "engine", "batch", "reference", "protocol", "meter"),
-    *("search", "executor", "seeds", "fidelity", "budget", "weight", "margin", "load", "bill"),
+    *("search", "executor", "seeds", "fidelity", "budget", "weight", "margin", "load", "cache_gb", "bill"),
 )
 
 
@@ -280,6 +283,14 @@ def _numbers(where: str, value: object, known: Sequence[str]) -> dict[str, Any]:
         if not isinstance(number, int | float) or number < 0:
             raise StudyError(f"{where}.{key}: got {number!r}; a number of at least 0 is needed.")
     return dict(value)
+
+
+def _above_zero(where: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise StudyError(f"{where}: got {value!r}; a number above 0 is needed, or null for no limit.")
+    return float(value)
 
 
 def _whole(where: str, value: object, least: int) -> int:

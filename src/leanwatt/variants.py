@@ -12,11 +12,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cache as cached
 from pathlib import Path
 from typing import Any
 
 from leanwatt import catalog
+from leanwatt.cache import COSTS, SPENT, alone, draft_of, in_use, publish
 from leanwatt.contracts import Context, Progress
 from leanwatt.curve import FILE as CURVE
 from leanwatt.errors import StoreError, StudyError
@@ -27,8 +30,6 @@ from leanwatt.outlook import foresee
 from leanwatt.prompt import VERSION as PROMPT_VERSION
 from leanwatt.question import Example
 from leanwatt.recipe import Choice, Variant, digest
-
-COSTS = "costs.json"
 
 
 @dataclass(frozen=True)
@@ -82,24 +83,43 @@ class Maker:
     def make(self, examples: Callable[[], Sequence[Example]]) -> Path:
         """The folder of the finished variant; `examples` is asked for only where a step reads data."""
         keys = stage_keys(self.variant, self.base)
+        folders, parent = [self.folder / key for key in keys], self._parent()
+        with ExitStack() as held:
+            whole = [held.enter_context(in_use(folder)) for folder in folders]
+            done = _done(whole, parent)
+            if done < len(folders) - 1:  # What cannot be is refused before it costs anything.
+                foresee(self.variant.recipe, self._config(keys[0]))
+            for folder in folders[: done + 1]:
+                self.ledger.reuse(read_costs(folder))
+            self._go_on(folders, done, held, cached(lambda: self._context(examples())))
+        return folders[-1]
+
+    def _go_on(self, folders: Sequence[Path], done: int, held: ExitStack, context: Callable[[], Context]) -> None:
+        """Make what is not there yet, stage by stage; what another worker makes meanwhile is waited for and taken."""
+        model: Model | None = None
+        for place in range(done + 1, len(folders)):
+            with alone(folders[place]):
+                if held.enter_context(in_use(folders[place])):
+                    self.ledger.reuse(read_costs(folders[place]))
+                    model = None
+                    continue
+                model = model or self._opened(folders[place - 1] if place else None)
+                if place:
+                    step = self.variant.recipe.steps[place - 1]
+                    before = replace(context(), parent=self._before_pruning(folders, place))
+                    model = self._step(model, step, folders[place].name, before)
+                else:
+                    self._save(model, folders[0], [])
+                held.enter_context(in_use(folders[place]))
+
+    def _before_pruning(self, folders: Sequence[Path], place: int) -> Path | None:
+        """The model that the step at `place` may learn from: none before the first pruning is done."""
         parent = self._parent()
-        done = self._done(keys, parent)
-        if done < len(keys) - 1:  # What cannot be is refused before it costs anything.
-            foresee(self.variant.recipe, self._config(keys[0]))
-        for key in keys[: done + 1]:
-            self.ledger.reuse(read_costs(self.folder / key))
-        if done == len(keys) - 1:
-            return self.folder / keys[-1]
+        return folders[parent] if parent is not None and parent < place - 1 else None
+
+    def _opened(self, parent: Path | None) -> Model:
         with self.ledger.stage("load"):
-            model = load(self.folder / keys[done]) if done >= 0 else load(self.base.place, self.base.revision)
-        if done < 0:
-            self._save(model, self.folder / keys[0], [])
-        context = self._context(examples())
-        for place, step in list(enumerate(self.variant.recipe.steps))[max(done, 0) :]:
-            known = parent if parent is not None and parent < place else None
-            before = replace(context, parent=None if known is None else self.folder / keys[known])
-            model = self._step(model, step, keys[place + 1], before)
-        return self.folder / keys[-1]
+            return load(parent) if parent else load(self.base.place, self.base.revision)
 
     def _config(self, first: str) -> Any:
         """Of the base; from its own folder here, where it is, so that a finished prefix needs no base any more."""
@@ -111,14 +131,6 @@ class Maker:
         """Place among the keys of the model before the first pruning: all later keys follow its key."""
         rooms = [step.room for step in self.variant.recipe.steps]
         return rooms.index("prune") if "prune" in rooms else None
-
-    def _done(self, keys: Sequence[str], parent: int | None) -> int:
-        """Place of the last stage that is there, -1 for none. What has gone and is a parent is made again."""
-        there = [i for i, key in enumerate(keys) if (self.folder / key / COSTS).is_file()]
-        last = max(there, default=-1)
-        if parent is not None and parent < last < len(keys) - 1 and parent not in there:
-            return max((i for i in there if i < parent), default=-1)
-        return last
 
     def _step(self, model: Model, step: Choice, key: str, context: Context) -> Model:
         work = self.folder / f".{key}.work"
@@ -145,28 +157,33 @@ class Maker:
     @staticmethod
     def _save(model: Model, folder: Path, spent: Sequence[Measurement], work: Path | None = None) -> None:
         """Write beside, then rename: half a folder is never served."""
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(draft, ignore_errors=True)
-        model.save(draft)
         try:
-            if work is not None and (work / CURVE).is_file():
-                (work / CURVE).replace(draft / CURVE)
-            (draft / COSTS).write_text(json.dumps([asdict(each) for each in spent]), encoding="utf-8")
-            if (folder / COSTS).is_file():  # Another worker was quicker; its folder is as good.
-                shutil.rmtree(draft)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)  # Not whole: the costs are written last.
-                draft.replace(folder)
+            with draft_of(folder) as draft:
+                model.save(draft)
+                if work is not None and (work / CURVE).is_file():
+                    (work / CURVE).replace(draft / CURVE)
+                (draft / COSTS).write_text(json.dumps([asdict(each) for each in spent]), encoding="utf-8")
+                publish(draft, folder)
         except OSError as error:
             raise StoreError(f"{folder}: the model cannot be saved ({error.strerror}).") from error
 
 
+def _done(whole: Sequence[bool], parent: int | None) -> int:
+    """Place of the last stage that is there, -1 for none. What has gone and is a parent is made again."""
+    there = [place for place, is_there in enumerate(whole) if is_there]
+    last = max(there, default=-1)
+    if parent is not None and parent < last < len(whole) - 1 and parent not in there:
+        return max((place for place in there if place < parent), default=-1)
+    return last
+
+
 def read_costs(folder: Path) -> list[Measurement]:
-    """What the making of one stage cost."""
+    """What the making of one stage cost, be its model still there or not; empty where that is not known."""
     from pydantic import TypeAdapter
 
     adapter: Any = TypeAdapter(list[Measurement])
-    return adapter.validate_json((folder / COSTS).read_bytes())  # type: ignore[no-any-return]
+    path = next((folder / name for name in (COSTS, SPENT) if (folder / name).is_file()), None)
+    return adapter.validate_json(path.read_bytes()) if path else []
 
 
 def _folder_digest(folder: Path) -> str:
