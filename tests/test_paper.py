@@ -242,7 +242,13 @@ def test_the_page_has_every_finding_and_table(findings: ModuleType, winning: Any
     for each in findings.findings(found):
         assert f"{each.claim}: {each.verdict}" in text
     tables = {part.title: part.grid for part in parts if part.grid is not None}
-    assert len(tables["Fine-tuning"].rows) == 2
+    table = tables["Fine-tuning"]
+    tuning = {row[0].split(" | ")[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
+    assert set(tuning) == {"lora(precision=fp32)", "lora(precision=bf16)"}
+    sixteen = tuning["lora(precision=bf16)"]
+    assert (sixteen["to loss 1.000"], sixteen["least loss"], sixteen["phi"]) == ("10", "1", "0.909")
+    assert float(sixteen["R"]) == pytest.approx(0.5 * 0.909 + 0.5 * 0.9, abs=0.002)
+    assert tuning["lora(precision=fp32)"]["phi"] == "0.5"
     assert {row[1] for row in tables["Inference"].rows} == {"32", "16", "4"}
     assert len(tables["Pruning"].rows) == 4
     assert "general knowledge" in text
