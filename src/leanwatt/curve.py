@@ -8,7 +8,7 @@ from typing import Literal
 from leanwatt.errors import StoreError
 
 FILE = "curve.json"
-"""In the folder of every stage that follows a fine-tuning, so that the served model still tells how it was trained."""
+"""In the folder of the model that a fine-tuning made."""
 SCHEMA_VERSION = 1
 
 
