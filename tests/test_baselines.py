@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,8 +143,6 @@ def test_few_tickets_are_enough(name: str) -> None:
 
 def test_groups_with_one_cause_each_do_not_stop_tfidf() -> None:
     """Two folds of groups may hold one class each: then no strength can be chosen, and the first is taken."""
-    from dataclasses import replace
-
     uneven = [
         replace(example, group="rare" if example.target == "fibre cut" else example.group)
         for example in examples("score")
@@ -179,6 +178,16 @@ def test_cue_finds_the_mark_that_gives_the_answer_away(place: Any, name: str) ->
     asked = Score(Prompt("", "new", ""), ("aaa", "bb", "c", "dddddd"))
     [answer] = session.answer([asked])
     assert answer.text == place(asked.options)
+
+
+def test_cue_counts_every_right_option() -> None:
+    found = []
+    for number in range(20):
+        options = (f"a{number}", f"b{number}", f"long {number}")
+        right = [options[number % 2], options[2]]
+        example = choice(f"q{number}", options, right[0])
+        found.append(replace(example, fields={"right": json.dumps(right)}))
+    assert catalog.build(Choice("baseline", "cue")).fit(found).facts["cue"] in ("option 3", "last option", "longest")
 
 
 def test_retrieval_knows_what_belonged_together() -> None:

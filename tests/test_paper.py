@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from invented import PRIMARIES, Truth, World
 
-from leanwatt import catalog
+from leanwatt import catalog, starter
 from leanwatt.curve import Curve, Point
 from leanwatt.rank import rank
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Choice, Trial
 from leanwatt.study import Study
+from leanwatt.variants import Base, stage_keys
 
 PAPER = Path(__file__).parents[1] / "examples" / "paper"
 LORAS = [{"lora": {"precision": precision}} for precision in ("fp32", "bf16", "int8", "nf4")]
@@ -242,7 +243,13 @@ def test_the_page_has_every_finding_and_table(findings: ModuleType, winning: Any
     for each in findings.findings(found):
         assert f"{each.claim}: {each.verdict}" in text
     tables = {part.title: part.grid for part in parts if part.grid is not None}
-    assert len(tables["Fine-tuning"].rows) == 2
+    table = tables["Fine-tuning"]
+    tuning = {row[0].split(" | ")[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
+    assert set(tuning) == {"lora(precision=fp32)", "lora(precision=bf16)"}
+    sixteen = tuning["lora(precision=bf16)"]
+    assert (sixteen["to loss 1.000"], sixteen["least loss"], sixteen["phi"]) == ("10", "1", "0.909")
+    assert float(sixteen["R"]) == pytest.approx(0.5 * 0.909 + 0.5 * 0.9, abs=0.002)
+    assert tuning["lora(precision=fp32)"]["phi"] == "0.5"
     assert {row[1] for row in tables["Inference"].rows} == {"32", "16", "4"}
     assert len(tables["Pruning"].rows) == 4
     assert "general knowledge" in text
@@ -262,18 +269,19 @@ def test_the_command_reads_a_store_and_writes_the_page(
     store = Store(tmp_path / "out")
     for record in world.records():
         rows = world.rows.get(record.predictions or "", [])
-        artifact = f"variants/{record.trial.variant.id}" if record.job == "grade" else None
-        store.add(replace(record, predictions=None, artifact=artifact), rows)
-        if artifact and world.name(record.trial) == "bf16@32":
-            (store.folder / artifact).mkdir(exist_ok=True)
-            curve(10.0).save(store.folder / artifact)
+        store.add(replace(record, predictions=None), rows)
+        if record.job == "grade" and world.name(record.trial) == "bf16@32":
+            tuned = store.variants / stage_keys(record.trial.variant, Base("starter", "", starter.key()))[1]
+            tuned.mkdir()
+            curve(10.0).save(tuned)
     monkeypatch.setattr(sys, "argv", ["findings.py", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")])
     findings.main()
     assert "repeats          16 bit is the best precision for inference" in capsys.readouterr().out
     assert "16 bit is the best precision for inference: repeats" in (tmp_path / "out" / "findings.md").read_text()
     assert (tmp_path / "out" / "findings.html").stat().st_size > 1000
     found = findings.case_of(Study.read(tmp_path / "study.yaml"), tmp_path / "out")
-    assert set(found.curves) == {(world.label("bf16@32"), 0), (world.label("bf16@16"), 0)}, "they share the model"
+    sharing = {trial.label for trial in world.trials() if not trial.is_baseline}
+    assert set(found.curves) == {(label, 0) for label in sharing}, "all rest on that fine-tuning"
 
 
 @pytest.mark.parametrize("name", ["embedded", "microwave", "cloud_incidents", "recovery"])

@@ -238,31 +238,49 @@ _BASIS = (
 )
 _TO_LOSS = (
     "Cost of the whole fine-tuning, and of coming down to a validation loss that all precisions reach: the best of the "
-    "worst of them."
+    "worst of them. Phi and R are of this phase: the cost to that loss against the reference's, and the quality that "
+    "was reached."
 )
 
 
 def tuning_table(case: Case, loss: float | None) -> Grid:
-    """The paper's table of fine-tuning: one line per precision."""
+    """The paper's table of fine-tuning: one line per precision, with R of this phase."""
     tasks, names = _tasks(case.plain), short_names(case.plain)
     rows = []
     for label in arms(case):
         entry = case.plain.entry(label)
         stage = entry.making.stages.get("finetune", {}) if entry.making else {}
-        spent = costs_to(case, label, loss)
         least = [each.least_loss for (name, _), each in case.curves.items() if name == label]
+        phi = _phi(case, label, loss)
         rows.append(
             (
                 names[label],
                 _or_dash(stage.get("cpu_seconds")),
                 _or_dash(stage.get("joules")),
-                _or_dash(sum(spent.values()) / len(spent) if spent else None),
+                _or_dash(_mean_cost(case, label, loss)),
                 _or_dash(min(least, default=None)),
+                _or_dash(phi),
                 *(figure(entry.tasks[task].quality) for task in tasks),
+                _or_dash(_r(phi, entry.quality, case.study.weight)),
             )
         )
     to_loss = f"to loss {loss:.3f}" if loss is not None else "to a fixed loss"
-    return Grid(("fine-tuning", "CPU-seconds", "joules", to_loss, "least loss", *tasks), tuple(rows))
+    return Grid(("fine-tuning", "CPU-seconds", "joules", to_loss, "least loss", "phi", *tasks, "R"), tuple(rows))
+
+
+def _mean_cost(case: Case, label: str, loss: float | None) -> float | None:
+    spent = costs_to(case, label, loss)
+    return sum(spent.values()) / len(spent) if spent else None
+
+
+def _phi(case: Case, label: str, loss: float | None) -> float | None:
+    """Of coming down to the loss: 0.5 for the study's reference."""
+    own, reference = _mean_cost(case, label, loss), _mean_cost(case, case.plain.reference, loss)
+    return None if own is None or reference is None else reference / (reference + own)
+
+
+def _r(phi: float | None, quality: float | None, weight: float) -> float | None:
+    return None if phi is None or quality is None else weight * phi + (1 - weight) * quality
 
 
 def served_table(case: Case, wanted: Callable[[Trial], bool]) -> Grid:

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
-from leanwatt import catalog, curve
+from leanwatt import catalog, curve, starter
 from leanwatt.compare import Window
 from leanwatt.curve import Curve
 from leanwatt.rank import rank
@@ -15,6 +15,7 @@ from leanwatt.recipe import Choice, Recipe, Trial
 from leanwatt.record import Record
 from leanwatt.store import Store
 from leanwatt.study import Study
+from leanwatt.variants import Base, local_base, stage_keys
 
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "nf4": 4}
 COMPRESSING = ("prune", "quantize")
@@ -155,14 +156,26 @@ def has_pattern(trial: Trial) -> bool:
 
 
 def curves_of(store: Store, records: Sequence[Record]) -> dict[tuple[str, int], Curve]:
-    """Beside the artifact of every make that is done; the first fold of each seed."""
+    """Of the last fine-tuning of every variant that was graded; the first fold of each seed.
+
+    It lies beside the model that the fine-tuning made; merging and pruning make others, without a curve.
+    """
     found = {}
     for record in records:
-        if record.job == "grade" and record.artifact and record.trial.variant.fold == 0:
-            held = curve.read(store.folder / record.artifact)
-            if held is not None:
-                found[record.trial.label, record.trial.variant.seed] = held
+        variant = record.trial.variant
+        if record.job != "grade" or record.trial.is_baseline or variant.fold:
+            continue
+        keys = reversed(stage_keys(variant, _base(variant.recipe.base, variant.recipe.revision)))
+        held = next((each for key in keys if (each := curve.read(store.variants / key)) is not None), None)
+        if held is not None:
+            found[record.trial.label, variant.seed] = held
     return found
+
+
+@cache
+def _base(name: str, revision: str | None) -> Base:
+    """As the study named it; what is not here any more has no key that any stage has."""
+    return Base(name, "", starter.key()) if name == starter.NAME else local_base(name, revision)
 
 
 def case_of(study: Study, folder: Path) -> Case:

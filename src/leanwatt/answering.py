@@ -57,7 +57,7 @@ def _about(examples: Sequence[Example], ticket: str) -> Question:
     question = examples[0].question
     if not isinstance(question, Score | Generate):
         raise StudyError("This task asks nothing of a ticket.")
-    if isinstance(question, Score) and question.options != getattr(examples[-1].question, "options", None):
+    if len({e.question.options for e in examples if isinstance(e.question, Score)}) > 1:
         raise StudyError("This task has other options for every question: a ticket alone cannot be answered.")
     return replace(question, prompt=replace(question.prompt, body=ticket.strip()))
 

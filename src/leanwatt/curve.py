@@ -10,7 +10,7 @@ from leanwatt.errors import StoreError
 from leanwatt.measurement import Measurement, Provenance, Reading, worst
 
 FILE = "curve.json"
-"""In the folder of every stage that follows a fine-tuning, so that the served model still tells how it was trained."""
+"""In the folder of the model that a fine-tuning made."""
 SCHEMA_VERSION = 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,12 @@ def options_of(question: Question) -> tuple[str, ...]:
 def is_written(examples: Sequence[Example]) -> bool:
     """The task is answered by a text of its own."""
     return bool(examples) and not is_closed(examples) and isinstance(examples[0].question, Generate)
+
+
+def right_options(example: Example) -> Sequence[str]:
+    """All options that are right: the target alone unless the task names several."""
+    found: Sequence[str] = json.loads(example.fields["right"]) if "right" in example.fields else [example.target]
+    return found
 
 
 def body(question: Question) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from leanwatt.baseline._sessions import Lookup, from_probabilities, is_choice, options_of
+from leanwatt.baseline._sessions import Lookup, from_probabilities, is_choice, options_of, right_options
 from leanwatt.contracts import Baseline, Session
 from leanwatt.question import Example
 
@@ -36,8 +36,8 @@ class Cue(Baseline):
         """Choose the mark; None unless the options differ from question to question."""
         if not is_choice(examples):
             return None
-        asked = [(options_of(example.question), example.target) for example in examples]
-        name = max(MARKS, key=lambda mark: sum(MARKS[mark](options) == target for options, target in asked))
+        asked = [(options_of(example.question), right_options(example)) for example in examples]
+        name = max(MARKS, key=lambda mark: sum(MARKS[mark](options) in right for options, right in asked))
         pick = MARKS[name]
         facts = {"engine": "baseline", "kernel": "classical", "cue": name}
         return Lookup(lambda questions: [from_probabilities(q, {pick(options_of(q)): 1.0}) for q in questions], facts)

@@ -15,6 +15,7 @@ from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, final
 
@@ -180,7 +181,15 @@ def _examples(task: LmEval) -> tuple[Example, ...]:
         group = str(doc[task.group]) if task.group else name
         target = _target(loaded, doc, question)
         found.append(Example(name, group, loaded.splits[name], question, target, grading))
+    task.grade(found[:1], [_empty(found[0].question)])  # A wrong metric or filter is told before anything runs.
     return tuple(found)
+
+
+def _empty(question: Question) -> Answer:
+    """An answer that says nothing."""
+    if isinstance(question, Generate):
+        return Answer("")
+    return Answer(scores=(0.0,) * len(question.options) if isinstance(question, Score) else (0.0,))
 
 
 def _asked(loaded: _Loaded, doc: Any, prompt: str, name: str) -> list[Any]:
@@ -227,4 +236,4 @@ def _replies(kind: str, answer: Answer) -> list[Any]:
 
 def _is_share(value: Any) -> bool:
     """A single number from 0 to 1: what can be averaged, resampled and ranked."""
-    return isinstance(value, int | float) and 0 <= float(value) <= 1
+    return isinstance(value, Real) and 0 <= float(value) <= 1
