@@ -9,11 +9,13 @@ run benchmarks have one: reading the real files costs about the same (both are f
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,8 +67,10 @@ def leanwatt(name: str) -> dict[str, float]:
 
 def zeus() -> dict[str, float]:
     """A begin and an end of a window of zeus, halved: it has no reading that is both."""
+    from zeus.device.cpu import rapl
     from zeus.monitor import ZeusMonitor
 
+    rapl.RAPL_DIR = f"{fake_powercap(Path(tempfile.mkdtemp()))}/intel-rapl"
     monitor = ZeusMonitor(sync_execution_with="cuda", approx_instant_energy=False)
 
     def both() -> None:
@@ -124,8 +128,8 @@ ROWS = {
     "leanwatt auto": ("leanwatt.meter.auto", "leanwatt:auto"),
     "leanwatt estimate": ("leanwatt.meter.estimate", "leanwatt:estimate"),
     "leanwatt rapl (4 counters, folder)": ("leanwatt.meter.rapl", "leanwatt:rapl"),
-    "zeus (begin and end, halved)": ("zeus.monitor", "zeus"),
-    "codecarbon (flush)": ("codecarbon", "codecarbon"),
+    "zeus (begin and end, halved; the same folder)": ("zeus.monitor", "zeus"),
+    "codecarbon (flush; what it finds here)": ("codecarbon", "codecarbon"),
 }
 
 
@@ -134,11 +138,15 @@ def measured(label: str) -> str:
     module, child = ROWS[label]
     if find_spec(module.partition(".")[0]) is None:
         return f"| {label} | not installed | | | |"
-    done = subprocess.run([sys.executable, __file__, child], capture_output=True, text=True, check=False)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, __file__, child], text=True, start_new_session=True, **pipes) as done:
+        out, errors = done.communicate()
+    with suppress(ProcessLookupError):
+        os.killpg(done.pid, signal.SIGKILL)  # The helper processes of zeus outlive it.
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = (errors.strip().splitlines() or ["no message"])[-1]
         return f"| {label} | failed: {reason[:80]} | | | |"
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(out.splitlines()[-1])
     return (
         f"| {label} | {found['edge_us']:.1f} | {found['p99_us']:.1f} | "
         f"{100 * found['share']:.2f} % | {import_milliseconds(module):.0f} |"

@@ -178,18 +178,18 @@ def test_a_weighing_that_ended_leaves_no_journal(steady: None) -> None:
 
 
 def test_the_cpu_time_of_a_running_command_is_known_while_it_runs() -> None:
-    process = subprocess.Popen(python(BURN.format(60)))
+    before = own_cpu_seconds()
+    used = f"{BURN.format(0.3)}\nprint('used', flush=True)\ntime.sleep(60)"
+    process = subprocess.Popen(python(used), stdout=subprocess.PIPE)
     try:
+        assert process.stdout is not None and process.stdout.readline() == b"used\n"
         with _tree.watched(process.pid):
-            before = own_cpu_seconds()
-            time.sleep(1.5)
             grown = own_cpu_seconds() - before
-            alone = _tree.tree_cpu_seconds(process.pid)
+        alone = _tree.tree_cpu_seconds(process.pid)
     finally:
         process.kill()
-        process.wait()
-    assert grown > 0.1
-    assert alone >= grown - 0.1
+        process.communicate()
+    assert 0.28 <= alone <= grown + 0.02
     assert _tree.tree_cpu_seconds(process.pid) == 0
     assert _tree.running_cpu_seconds() == 0
 
@@ -209,6 +209,7 @@ main()
 """
 COMMAND = """
 import os, subprocess, sys, time
+while time.process_time() < 0.3: pass
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print(os.getpid(), child.pid, flush=True)
 while True: pass
@@ -252,7 +253,7 @@ def test_a_kill_of_the_meter_loses_a_second_at_most_and_leaves_nothing_behind(tm
     assert found.flags == ("killed",)
     assert found.total.provenance is Provenance.INCOMPLETE
     assert found.total.joules is not None and found.total.joules >= 100 * (ran - 1.0)
-    assert found.cpu_seconds > 0.1, "a command that still ran had used this"
+    assert found.cpu_seconds > 0.25, "a command that still ran had used this"
     assert verbs.recover() == []
 
 
@@ -355,3 +356,60 @@ def test_a_launcher_gives_the_exit_code_of_the_command(command: list[str], code:
         ours.send(b"g")
         process.join(30)
     assert process.exitcode == code
+
+
+def left(lifeline: socket.socket, said: bool) -> None:
+    """In a process of its own: how the launcher ends once its starter is gone."""
+
+    def instead(group: int, number: int) -> None:
+        raise SystemExit(100 + number if group == 0 else 1)
+
+    os.setpgrp()
+    launcher.os.killpg = instead  # type: ignore[attr-defined]
+    if said:
+        raise SystemExit(launcher.launch(lifeline.fileno(), ["sleep", "30"]))
+    lifeline.shutdown(socket.SHUT_RD)
+    raise SystemExit(10 + launcher.launch(lifeline.fileno(), ["sleep", "30"]))
+
+
+@pytest.mark.parametrize(("said", "code"), [(True, 100 + signal.SIGKILL), (False, 10)])
+def test_a_launcher_kills_its_group_when_its_starter_goes(said: bool, code: int) -> None:
+    ours, theirs = socket.socketpair()
+    process = multiprocessing.get_context("spawn").Process(target=left, args=(theirs, said))
+    with ours, theirs:
+        process.start()
+        assert ours.recv(1) == b"r"
+        if said:
+            ours.send(b"g")
+            time.sleep(0.3)
+        theirs.close()
+    process.join(30)
+    assert process.exitcode == code
+    if said:
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)  # The command, which the stand-in left alone.
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(FileNotFoundError(2, "No such file"), 127), (PermissionError(13, "Permission denied"), 126)]
+)
+def test_a_command_that_cannot_be_started_says_why(
+    error: OSError, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers: dict[int, object] = {}
+
+    def fail(*_: object) -> None:
+        raise error
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(os, "execvp", fail)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as caught:
+        launcher._become(["nothing"])
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"leanwatt: nothing: {error.strerror}\n"
+    assert handlers[signal.SIGINT] is signal.SIG_DFL
+    assert handlers[signal.SIGTSTP] is signal.SIG_IGN
