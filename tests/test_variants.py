@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from leanwatt import catalog
+from leanwatt.contracts import Step
 from leanwatt.errors import RefusedError, StoreError
 from leanwatt.ledger import Ledger
 from leanwatt.measurement import Counter, Provenance, Reading
@@ -174,7 +175,7 @@ class Spy:
 
 
 def replace_apply(step: Any, parents: list[Path | None]) -> Any:
-    class Noting:
+    class Noting(Step):
         def foresee(self, outlook: Any) -> None:
             step.foresee(outlook)
 
