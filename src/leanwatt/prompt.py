@@ -6,7 +6,7 @@ One begin-of-text token where the tokenizer has one; every answer ends with the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leanwatt.question import Prompt
@@ -47,14 +47,33 @@ class Encoder:
         if len(ids) <= most:
             return Encoded(ids, truncated=False)
         body = self._tokens(prompt.body)
-        spare = most - len(self._whole(Prompt(prompt.instruction, "", prompt.lead)))
+        spare = most - len(self._whole(replace(prompt, body="")))
         while spare > 0:
             kept = self.tokenizer.decode(body[-spare:], skip_special_tokens=True)
-            ids = self._whole(Prompt(prompt.instruction, kept, prompt.lead))
+            ids = self._whole(replace(prompt, body=kept))
             if len(ids) <= most:
                 return Encoded(ids, truncated=True)
             spare -= max(1, len(ids) - most)
         raise ValueError(f"The model's context of {self.context} tokens has no room for a prompt and {room} more.")
+
+    def length(self, prompt: Prompt) -> int:
+        """Tokens of the whole prompt, before anything is cut."""
+        return len(self._whole(prompt))
+
+    def conversation(self, turns: Sequence[tuple[str, str]]) -> Prompt:
+        """Turns (role, text) as one verbatim prompt: through the chat template, or, without one, a line each.
+
+        So a plain model that is sent a task's instruction and `ticket, newline, lead` sees just what it was tuned to.
+        """
+        if not self._chat:
+            return Prompt("", "\n".join(text for _, text in turns), "", verbatim=True)
+        text = self.tokenizer.apply_chat_template(
+            [_turn(role, text) for role, text in turns],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+        return Prompt("", str(text), "", verbatim=True)
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Tokens of an answer, end token included."""
@@ -66,8 +85,8 @@ class Encoder:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _whole(self, prompt: Prompt) -> tuple[int, ...]:
-        if not self._chat:
-            return (*self._begin, *self._tokens(plain(prompt)))
+        if prompt.verbatim or not self._chat:
+            return (*self._begin, *self._tokens(prompt.body if prompt.verbatim else plain(prompt)))
         text = self.tokenizer.apply_chat_template(
             self._turns(prompt), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
