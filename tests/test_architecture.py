@@ -26,7 +26,7 @@ LAYERS = (
     ("prompt", "console", "metrics", "files", "data", "split", "survey", "model", "training", "calibration"),
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
     ("catalog",),
-    ("ledger", "variants", "simulate", "starter"),
+    ("ledger", "attribution", "variants", "simulate", "starter"),
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),

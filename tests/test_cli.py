@@ -484,5 +484,14 @@ def test_unknown_energy_is_said_and_never_zero(joules: float | None, lower: floa
     assert cli._energy_words(Reply("v", (), None, 0.25, energy)) == words
 
 
+def test_why_the_energy_of_an_answer_is_unknown_is_said() -> None:
+    from leanwatt.measurement import Energy
+    from leanwatt.verbs import Reply
+
+    energy = Energy(None, flags=("no window yet: the sensors need 50 s",))
+    words = "0.250 CPU-seconds; energy unknown (no window yet: the sensors need 50 s)"
+    assert cli._energy_words(Reply("v", (), None, 0.25, energy)) == words
+
+
 if __name__ == "__main__":
     print(help_texts(), end="")

@@ -214,7 +214,7 @@ def _energy_words(reply: Any) -> str:
     energy = reply.energy
     spent = f"{reply.cpu_seconds:.3f} CPU-seconds"
     if energy.joules is None:
-        return f"{spent}; energy unknown"
+        return f"{spent}; energy unknown" + (f" ({'; '.join(energy.flags)})" if energy.flags else "")
     band = f" ({energy.lower:.2g} to {energy.upper:.2g})" if energy.lower is not None else ""
     return f"{spent}, {energy.joules:.2g} J{band}, {energy.provenance}"
 

@@ -119,7 +119,8 @@ class Reply:
     response: str | None
     cpu_seconds: float
     energy: Energy
-    """Of this answer alone: an estimate, or absent where the sensors are too slow for one answer."""
+    """This answer's share of what the sensors saw while it was given, repeatedly if need be; absent where they are too
+    slow for that, and a flag says so."""
 
 
 def recommended_model(ranking: Ranking) -> str:
