@@ -94,7 +94,7 @@ def test_a_study_from_start_to_answer(tiny: dict[str, Any], tmp_path: Path, caps
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "macro_f1" in card or "macro-F1" in card
     origin = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    assert origin["prompts"]["root_cause"]["lead"] == "Root cause:"
+    assert origin["questions"]["root_cause"]["prompt"]["lead"] == "Root cause:"
     assert "with all that is uncertain" in card
     with pytest.raises(StudyError, match="not empty"):
         verbs.export(study, tmp_path / "exported", out, label)

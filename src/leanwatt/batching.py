@@ -36,6 +36,18 @@ class Streams(Protocol):
         ...
 
 
+class Window(Protocol):
+    """What gives answers their energy: `leanwatt.attribution.Rolling`."""
+
+    def add(self, *answers: Answer, seconds: float) -> None:
+        """These have just ended, the slowest after `seconds`."""
+        ...
+
+    def share(self, *answers: Answer) -> Energy:
+        """What these spent together."""
+        ...
+
+
 @dataclass(frozen=True)
 class Rules:
     """How requests are put together."""
@@ -53,8 +65,8 @@ class Answered:
     """What came of one request."""
 
     answers: tuple[Answer, ...]
-    energies: tuple[Energy, ...]
-    """Of each answer: attributed; unknown before the sensors have seen enough."""
+    energy: Energy
+    """Of all of them: attributed; absent, with a flag that says why, before the sensors have seen enough."""
     queued_seconds: float
     seconds: float
     """From its arrival to its answer."""
@@ -71,9 +83,9 @@ class _Waiting:
 class Batcher:
     """Answers requests in batches, first come first served. What was accepted is answered, also while it closes."""
 
-    def __init__(self, session: Session, weigh: Callable[[Sequence[Answer]], Sequence[Energy]], rules: Rules) -> None:
-        """`weigh` gives the energy of each answer of a batch; it is called once per batch, in the engine's thread."""
-        self._session, self._weigh, self._rules = session, weigh, rules
+    def __init__(self, session: Session, window: Window, rules: Rules) -> None:
+        """`session` and `window` are used by the engine's thread only."""
+        self._session, self._window, self._rules = session, window, rules
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -140,7 +152,8 @@ class Batcher:
         begun = time.monotonic()
         try:
             answers = list(self._ask(batch))
-            energies = list(self._weigh(answers))
+            self._window.add(*answers, seconds=time.monotonic() - begun)
+            energies = [self._window.share(*mine) for mine in _parted(answers, batch)]
         except Exception as error:  # A failure goes to those who wait for the answer; the thread goes on.
             if len(batch) > 1:
                 for each in batch:
@@ -149,19 +162,24 @@ class Batcher:
                 batch[0].future.set_exception(error)
             return
         self.batches += 1
-        for each in batch:
-            count = len(each.questions)
-            mine, answers = tuple(answers[:count]), answers[count:]
-            spent, energies = tuple(energies[:count]), energies[count:]
-            took = time.monotonic() - each.since
-            each.future.set_result(Answered(mine, spent, begun - each.since, took))
+        for each, mine, energy in zip(batch, _parted(answers, batch), energies, strict=True):
+            each.future.set_result(Answered(mine, energy, begun - each.since, time.monotonic() - each.since))
 
     def _ask(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
         questions = [question for each in batch for question in each.questions]
-        starts, heard = 0, {}
+        starts, heard = 0, dict[int, Heard]()
         for each in batch:
             heard |= {starts + place: tell for place, tell in each.heard.items()}
             starts += len(each.questions)
         if heard and isinstance(self._session, Streams):
             return self._session.stream(questions, heard)
         return self._session.answer(questions)
+
+
+def _parted(answers: Sequence[Answer], batch: Sequence[_Waiting]) -> list[tuple[Answer, ...]]:
+    """To each request its own answers."""
+    rest = iter(answers)
+    parts = [tuple(next(rest) for _ in each.questions) for each in batch]
+    if next(rest, None) is not None:
+        raise RuntimeError("The engine gave more answers than it was asked questions.")
+    return parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +9,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from leanwatt import __version__
+from leanwatt import __version__, cli_serving
 from leanwatt.errors import LeanwattError, UserError
+from leanwatt.options import Json, Out, StudyFile, Variant
+from leanwatt.options import show as _show
 
 
 class _Stopped(Exception):
@@ -34,11 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", show_default=False)]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; by default runs/<name of the study>.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Variant = Annotated[str | None, typer.Option("--variant", help="A variant by its name in the table; else the winner.")]
 
 
 def _version(wanted: bool) -> None:
@@ -184,16 +180,15 @@ def simulate(
     _show(str(verbs.simulate(path, tickets, seed)))
 
 
-def _show(what: Any) -> None:
-    print(what if isinstance(what, str) else json.dumps(what, indent=1, default=str))
-
-
 def _show_ranking(ranking: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
     from leanwatt.verdict import sentence, text_table
 
     _show(asdict(ranking) if as_json else f"{text_table(ranking)}\n\n{sentence(ranking)}")
+
+
+cli_serving.add_to(app)
 
 
 def _plan_facts(found: Any) -> dict[str, Any]:

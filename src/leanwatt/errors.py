@@ -56,6 +56,13 @@ class StoreError(LeanwattError):
     """Results cannot be written or read."""
 
 
+def missing_extra(what: str, extra: str, error: ModuleNotFoundError) -> Exception:
+    """What to raise for a module that is not there: its extra, or the error itself where the module is ours."""
+    if error.name is None or error.name.startswith("leanwatt"):
+        return error
+    return MissingExtraError(f"{what} needs '{error.name}'. Install it with: pip install 'leanwatt[{extra}]'")
+
+
 def not_among(kind: str, name: object, known: Iterable[str]) -> str:
     """The sentence for a name that is not there: what there is, and the nearest."""
     there = sorted(known)

@@ -4,47 +4,39 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from leanwatt import catalog
 from leanwatt.errors import StoreError, StudyError
+from leanwatt.offer import Offer
 from leanwatt.prompt import VERSION as PROMPT_VERSION
 from leanwatt.ranking import Entry, Figure, Ranking
-from leanwatt.recipe import Choice, Trial, digest
+from leanwatt.recipe import Trial, digest
 from leanwatt.verdict import provenance_sentence, sentence
 
 _LEFT_BEHIND = ("openvino-*", "costs.json")
 """What belongs to this machine or to the study's books."""
 
 
-def export(ranking: Ranking, trial: Trial, artifact: Path, target: Path, tasks: Sequence[Choice]) -> Path:
-    """Copy the model of `trial` to `target` with a card; checks that it opens again. Raises StudyError, StoreError.
-
-    `tasks` are the study's: their instructions are what the model was tuned to and must be asked with.
-    """
+def export(ranking: Ranking, offer: Offer, target: Path) -> Path:
+    """Copy the model of a trial to `target` with a card; checks that it opens again. Raises StudyError, StoreError."""
+    trial, artifact = offer.trial, offer.artifact
     if target.exists() and any(target.iterdir()):
         raise StudyError(f"{target}: is there already and not empty. Give a new folder.")
     try:
         shutil.copytree(artifact, target, ignore=shutil.ignore_patterns(*_LEFT_BEHIND), dirs_exist_ok=True)
         (target / "README.md").write_text(card(ranking, trial), encoding="utf-8")
-        (target / "provenance.json").write_text(json.dumps(provenance(trial, tasks), indent=1), encoding="utf-8")
+        (target / "provenance.json").write_text(json.dumps(provenance(offer), indent=1), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{target}: cannot be written ({error.strerror}).") from error
     _check_opens(artifact, target)
     return target
 
 
-def provenance(trial: Trial, tasks: Sequence[Choice]) -> dict[str, Any]:
-    """The whole recipe, and the prompt of each task: its words, and the digest of how they become tokens."""
-    built = {choice.name: catalog.build(choice) for choice in tasks}
-    prompts = {
-        name: {part: getattr(task, part) for part in ("instruction", "lead") if hasattr(task, part)}
-        for name, task in built.items()
-    }
-    return {"trial": asdict(trial), "prompts": prompts, "prompt_digest": digest([PROMPT_VERSION, prompts])}
+def provenance(offer: Offer) -> dict[str, Any]:
+    """The whole recipe, what each task asks, the digest of how that becomes tokens, and what a server needs."""
+    data = offer.data()
+    return {**data, "prompt_digest": digest([PROMPT_VERSION, data["questions"]])}
 
 
 def _check_opens(artifact: Path, target: Path) -> None:

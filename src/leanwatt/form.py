@@ -14,8 +14,6 @@ from leanwatt.errors import StudyError
 from leanwatt.question import Answer, Generate, Prompt, Question, Score
 from leanwatt.study import Study
 
-_KINDS: dict[str, type[Score] | type[Generate]] = {"score": Score, "generate": Generate}
-
 
 @dataclass(frozen=True)
 class Form:
@@ -40,13 +38,15 @@ class Form:
 
     def data(self) -> dict[str, Any]:
         """As JSON: `kind`, the prompt's words, options or limits."""
-        names = {kind: name for name, kind in _KINDS.items()}
-        return {task: {"kind": names[type(asked)], **asdict(asked)} for task, asked in self.questions.items()}
+        return {
+            task: {"kind": "score" if isinstance(asked, Score) else "generate", **asdict(asked)}
+            for task, asked in self.questions.items()
+        }
 
     def about(self, ticket: str) -> dict[str, Question]:
         """The questions, with this ticket. Raises StudyError for an empty one."""
         if not ticket.strip():
-            raise StudyError("The ticket is empty. Give its text.")
+            raise StudyError("The ticket is empty. Give its text, or - to read it from standard input.")
         return {
             task: replace(asked, prompt=replace(asked.prompt, body=ticket.strip()))
             for task, asked in self.questions.items()
@@ -71,9 +71,10 @@ def _blank(task: str, built: Any, fold: int) -> Score | Generate:
 
 
 def _question(about: dict[str, Any]) -> Score | Generate:
-    kind = _KINDS[about.pop("kind")]
-    prompt = Prompt(**about.pop("prompt"))
-    return kind(prompt, **{key: tuple(each) if isinstance(each, list) else each for key, each in about.items()})
+    prompt = Prompt(**about["prompt"])
+    if about["kind"] == "score":
+        return Score(prompt, tuple(about["options"]))
+    return Generate(prompt, int(about["limit"]), tuple(about["stop"]))
 
 
 def likely(question: Question, found: Answer) -> tuple[tuple[str, float], ...]:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Keys:
     """The keys in one file. A key is 256 random bits, so that a plain SHA-256 of it cannot be searched back."""
 
     file: Path
+    _seen: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def names(self) -> dict[str, str]:
         """Name -> when it was made. Raises StoreError for a damaged file."""
@@ -53,9 +54,22 @@ class Keys:
         del found[name]
         self._write(found)
 
-    def hashes(self) -> dict[str, str]:
-        """Name -> hash, to look keys up with `owner`."""
-        return {name: str(about["sha256"]) for name, about in self._read().items()}
+    def owner(self, key: str) -> str | None:
+        """Whose key it is; None for a key that is none. Takes equally long for all of them."""
+        mine, found = _hash(key), None
+        for name, theirs in self._hashes().items():
+            if hmac.compare_digest(mine, theirs):
+                found = name
+        return found
+
+    def _hashes(self) -> dict[str, str]:
+        """Read anew only when the file has changed: a key that is removed stops working at once."""
+        changed = self.file.stat().st_mtime_ns if self.file.exists() else 0
+        if self._seen.get("at") != changed:
+            self._seen["hashes"] = {name: str(about["sha256"]) for name, about in self._read().items()}
+            self._seen["at"] = changed
+        hashes: dict[str, str] = self._seen["hashes"]
+        return hashes
 
     def _read(self) -> dict[str, dict[str, Any]]:
         if not self.file.exists():
@@ -76,15 +90,6 @@ class Keys:
             draft.replace(self.file)
         except OSError as error:
             raise StoreError(f"{self.file}: cannot be written ({error.strerror}).") from error
-
-
-def owner(key: str, hashes: dict[str, str]) -> str | None:
-    """Whose key it is; None for a key that is none. Takes equally long for all of them."""
-    mine, found = _hash(key), None
-    for name, theirs in hashes.items():
-        if hmac.compare_digest(mine, theirs):
-            found = name
-    return found
 
 
 def _hash(key: str) -> str:

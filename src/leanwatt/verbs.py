@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanwatt.errors import StoreError, StudyError
+from leanwatt.errors import StoreError, StudyError, missing_extra
 from leanwatt.recipe import Trial
 from leanwatt.record import Record
 from leanwatt.store import Store
@@ -16,10 +16,15 @@ from leanwatt.study import Study
 if TYPE_CHECKING:
     from leanwatt.jobs import Bench
     from leanwatt.measurement import Energy
+    from leanwatt.offer import Offer
     from leanwatt.plan import Plan
     from leanwatt.ranking import Ranking
+    from leanwatt.serving import Settings
     from leanwatt.variants import Base
 
+RATINGS = "ratings.sqlite"
+NEVER = 36_500
+"""Days: only a server deletes ratings for their age."""
 RUNS = Path("runs")
 """Where studies keep their results, in the current folder, each under its name."""
 
@@ -149,9 +154,89 @@ def export(
     """Copy a variant, the winner unless named, as a Hugging Face folder with a model card."""
     from leanwatt.export import export as write
 
+    return write(rank(study, out), offer(study, out, variant), Path(to))
+
+
+def offer(study: Study | str | Path, out: str | Path | None = None, variant: str | None = None) -> Offer:
+    """What is to be put to work: the winner of a study, the variant that is named, or an exported folder."""
+    from leanwatt.offer import Offer
+
+    if not isinstance(study, Study) and Path(study).is_dir():
+        if out is not None or variant is not None:
+            raise StudyError(f"{study}: is an exported folder, which holds one variant; leave out --out and --variant.")
+        return Offer.read(Path(study))
     asked = read(study)
     trial = winner(asked, out, variant)
-    return write(rank(asked, out), trial, _artifact(asked, out, trial), Path(to), asked.tasks)
+    return Offer.of(asked, rank(asked, out), trial, _artifact(asked, out, trial))
+
+
+def serve(
+    study: Study | str | Path,
+    settings: Settings,
+    out: str | Path | None = None,
+    variant: str | None = None,
+    *,
+    notice: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Put the winner, or an exported folder, behind an API and a page until it is told to stop."""
+    try:
+        from leanwatt.serve import serve as run_server
+    except ModuleNotFoundError as error:
+        raise missing_extra("serve", "serve", error) from error
+    run_server(offer(study, out, variant), settings, notice)
+
+
+def keys(action: str, name: str | None = None, file: str | Path | None = None) -> dict[str, str]:
+    """`add` a key, `remove` it, or `list` all: name -> the new key's text, or when it was made."""
+    from leanwatt.errors import not_among
+    from leanwatt.keys import Keys, default_file
+
+    kept = Keys(Path(file) if file else default_file())
+    if action == "list":
+        return kept.names()
+    if action not in ("add", "remove"):
+        raise StudyError(not_among("what can be done with keys", action, ("add", "list", "remove")))
+    if name is None:
+        raise StudyError(f"keys: whose key? Give a name: leanwatt keys {action} NAME.")
+    if action == "add":
+        return {name: kept.add(name)}
+    kept.remove(name)
+    return {}
+
+
+def ratings_file(study: Study | str | Path, out: str | Path | None = None) -> Path:
+    """Where the ratings of what a study's server answered are kept."""
+    if not isinstance(study, Study) and Path(study).is_dir():
+        return Path(study) / RATINGS
+    return store_of(read(study), out).folder / RATINGS
+
+
+def feedback(
+    study: Study | str | Path,
+    out: str | Path | None = None,
+    *,
+    to: str | Path | None = None,
+    delete: int | None = None,
+    clear: bool = False,
+) -> int:
+    """How many ratings there are; or write them `to` a CSV to train on, or delete one or all: how many that were."""
+    from leanwatt.feedback import Feedback, write_training_data
+    from leanwatt.offer import columns
+
+    file = ratings_file(study, out)
+    if not file.is_file():
+        raise StudyError(f"{file}: there are no ratings yet. They come from the page of leanwatt serve.")
+    kept = Feedback(file, days=NEVER)
+    if clear:
+        return kept.clear()
+    if delete is not None:
+        if not kept.delete(delete):
+            raise StudyError(f"{file}: holds no rating {delete}.")
+        return 1
+    if to is None:
+        return len(kept.all())
+    named = offer(study).columns if Path(str(study)).is_dir() else columns(read(study))
+    return write_training_data(kept.all(), named, Path(to))
 
 
 def ask(study: Study | str | Path, ticket: str, out: str | Path | None = None, variant: str | None = None) -> Reply:
