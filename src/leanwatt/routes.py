@@ -320,10 +320,16 @@ async def _plain(request: Request, error: Exception) -> Response:
     return JSONResponse(problem(said, "invalid_request_error"), status_code=error.status_code, headers=error.headers)
 
 
+async def _broken(_: Request, error: Exception) -> Response:
+    """A bug; the gate tells the operator."""
+    return JSONResponse(problem("The server failed on this request.", "server_error"), status_code=500)
+
+
 _TOLD: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
     ApiError: _refused,
     BusyError: _busy,
     StudyError: _unfit,
     RequestValidationError: _malformed,
     HTTPException: _plain,
+    Exception: _broken,
 }

@@ -11,14 +11,25 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, MaxLen, MinLen
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from leanwatt.batching import Answered
 from leanwatt.form import likely
 from leanwatt.measurement import Energy
 from leanwatt.question import Generate, Question
 
-Stops = Annotated[str, MaxLen(64)] | Annotated[list[Annotated[str, MaxLen(64)]], MaxLen(4)] | None
+
+def _whole_characters(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character, which is no text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+Stop = Annotated[Text, MaxLen(64)]
+Stops = Stop | Annotated[list[Stop], MaxLen(4)] | None
 
 
 class _Strict(BaseModel):
@@ -36,7 +47,7 @@ class StreamOptions(_Strict):
 class Asked(_Strict):
     """What both kinds of completion may ask for."""
 
-    model: str
+    model: Text
     max_tokens: Annotated[int, Ge(1)] | None = None
     stop: Stops = None
     stream: bool = False
@@ -49,7 +60,7 @@ class Asked(_Strict):
     frequency_penalty: Literal[0] | None = None
     seed: int | None = None
     """Has no effect: the same prompt has the same answer anyway."""
-    user: str | None = None
+    user: Text | None = None
     """Has no effect."""
 
     @property
@@ -63,15 +74,15 @@ class Part(_Strict):
     """A piece of a message; text is all that a language model can read."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(_Strict):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
-    name: str | None = None
+    content: Text | list[Part]
+    name: Text | None = None
     """Has no effect."""
 
     @property
@@ -96,7 +107,7 @@ class ChatRequest(Asked):
 class TextRequest(Asked):
     """`/v1/completions`."""
 
-    prompt: str
+    prompt: Text
 
     @property
     def limit(self) -> int | None:
@@ -107,19 +118,19 @@ class TextRequest(Asked):
 class TicketRequest(_Strict):
     """`/v1/tickets`."""
 
-    ticket: str
-    model: str | None = None
+    ticket: Text
+    model: Text | None = None
 
 
 class RatingRequest(_Strict):
     """`/v1/feedback`: a ticket, what was answered, and what a person says of it."""
 
-    ticket: str
-    said_cause: str | None = None
-    said_response: str | None = None
+    ticket: Text
+    said_cause: Text | None = None
+    said_response: Text | None = None
     is_right: bool
-    cause: str | None = None
-    response: str | None = None
+    cause: Text | None = None
+    response: Text | None = None
 
 
 def energy_data(energy: Energy) -> dict[str, Any]:
