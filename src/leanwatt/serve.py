@@ -71,9 +71,10 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
         config = uvicorn.Config(
             gate, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="on"
         )
+        server = uvicorn.Server(config)
+        listening.listen(config.backlog)  # From here on, who connects is served.
         host, port = listening.getsockname()[:2]
         told(f"Serving {offer.trial.label} as '{offer.name}' on http://{f'[{host}]' if ':' in host else host}:{port}/")
-        server = uvicorn.Server(config)
         with _ended_by_signals(server):
             server.run(sockets=[listening])
         told(f"Stopped. Accepted {batcher.accepted} requests, and answered {batcher.answered}.")
