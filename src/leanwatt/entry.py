@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from leanwatt.bill import Bill
 from leanwatt.compare import average
 from leanwatt.evidence import Evidence, making
+from leanwatt.measurement import Energy, Provenance
 from leanwatt.quality import Judge
-from leanwatt.ranking import Entry, TaskResult
+from leanwatt.ranking import Entry, Spending, TaskResult
 from leanwatt.spending import Weighed, Windows, costs, counted, idle_watts, load_cost, spending
 from leanwatt.study import Study
 
 DAY_SECONDS = 86400
+BILLED_TICKETS = 1000
+"""What a bill is for: a single ticket takes too little to be read."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Writer:
         whole = line.status == "done" and tasks.keys() == set(self._tasks)
         windows = self._windows(line)
         cost = average(costs(windows, self.weighed.scale, self._tasks)) if whole else None
+        spent = spending(windows, self.weighed.scale, self._tasks) if cost else None
         make = next((run.make for run in line.runs if run.make is not None), None)
         sized = make.facts.get("bytes_on_disk") if make else None
         return Entry(
@@ -42,12 +47,13 @@ class Writer:
             why=line.why or self._why_unranked(line, cost is not None, tasks),
             tasks=tasks,
             is_complete=cost is not None,
-            spending=spending(windows, self.weighed.scale, self._tasks) if cost else None,
+            spending=spent,
             cost=cost,
             quality=sum(result.quality.value for result in tasks.values()) / len(tasks) if whole else None,
             note=_note(facts),
             making=making(line.makings(), partial(counted, scale=self.weighed.scale)),
             cost_per_day=self._cost_per_day(line) if cost else None,
+            bill=self._bill(spent),
             bytes_on_disk=sized,
             weight_bytes=_whole(facts.get("weight_bytes")),
             facts=dict(facts),
@@ -84,6 +90,21 @@ class Writer:
         watts = 0.0 if scale.unit == "cpu_seconds" else idle_watts(windows, scale)
         rest = max(0.0, DAY_SECONDS - tickets * spent.seconds.value)
         return None if watts is None else tickets * each.value + watts * rest
+
+    def _bill(self, spent: Spending | None) -> Bill | None:
+        """Of so many tickets, with the band of the sensor or the estimate."""
+        terms, scale = self.study.bill, self.weighed.scale
+        if terms is None or spent is None or spent.joules is None:
+            return None
+        energy = Energy(
+            spent.joules.value,
+            spent.joules_lower,
+            spent.joules_upper,
+            Provenance(scale.provenance),
+            scale.source,
+            scale.scope,
+        )
+        return terms.bill(energy, BILLED_TICKETS)
 
     @property
     def _tasks(self) -> list[str]:

@@ -7,6 +7,7 @@ alike are never compared; what is left out is named.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from leanwatt.bill import JOULES_PER_KWH
 from leanwatt.caveats import caveats
 from leanwatt.compare import Line, best_over
 from leanwatt.entry import Writer
@@ -24,7 +25,6 @@ from leanwatt.sweet_spot import candidates, next_candidates, sweet_spot
 
 __all__ = ["next_candidates", "rank"]
 
-JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600
 NO_MAKING = Making(0.0, 0.0, None, str(Provenance.ABSENT), 0.0, 0.0)
 """A study without any record has spent nothing."""
@@ -84,6 +84,7 @@ def _draft(study: Study, gathered: Gathered, standing: Standing) -> Ranking:
         machine=_machine(gathered, scale.machine),
         caveats=(),
         load=study.load,
+        terms=study.bill,
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from leanwatt.bill import Bill, Terms
+
 Word = Literal["reference", "non-inferior", "inferior", "cannot tell"]
 """Of quality against the reference, at the study's margin."""
 
@@ -175,6 +177,8 @@ class Entry:
     """Until making it, beyond the reference, is paid back; None if it never is."""
     cost_per_day: float | None = None
     """At the study's load, in the unit that is ranked; None where the load or the idle power is not known."""
+    bill: Bill | None = None
+    """Of 1,000 tickets; None where the study has no terms or the joules are unknown."""
     bytes_on_disk: int | None = None
     weight_bytes: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -277,6 +281,8 @@ class Ranking:
     machine: Mapping[str, Any]
     caveats: tuple[str, ...]
     load: Mapping[str, Any] = field(default_factory=dict)
+    terms: Terms | None = None
+    """Of the bills; None where the study has none."""
 
     def entry(self, label: str) -> Entry:
         """The line of that name; raises KeyError."""

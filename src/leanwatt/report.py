@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from leanwatt.bill import Amount
 from leanwatt.errors import StoreError
 from leanwatt.page import page
 from leanwatt.ranking import Entry, Figure, Ranking
@@ -98,10 +99,21 @@ def _row(ranking: Ranking, entry: Entry) -> dict[str, Any]:
         "payback_tickets": entry.payback_tickets,
         "bytes_on_disk": entry.bytes_on_disk,
     }
+    if ranking.terms is not None:
+        for name in ("kwh", "money", "grams"):
+            row |= _amount(f"{_BILLED[name]}_per_1000_tickets", getattr(entry.bill, name, None))
     for task, result in entry.tasks.items():
         for name, value in result.figures.items():
             row |= _figure(f"{task}.{name}", value)
     return row
+
+
+_BILLED = {"kwh": "kwh", "money": "money", "grams": "gco2e"}
+
+
+def _amount(name: str, amount: Amount | None) -> Mapping[str, float | None]:
+    value, lower, upper = (amount.value, amount.lower, amount.upper) if amount else (None, None, None)
+    return {name: value, f"{name}_lower": lower, f"{name}_upper": upper}
 
 
 def _figure(name: str, figure: Figure | None) -> Mapping[str, float | None]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from leanwatt.bill import Amount
 from leanwatt.ranking import Entry, Figure, Making, Ranking, Segment
 from leanwatt.verdict import factor_sentence, number, percent, provenance_sentence, sentence, short_names, word
 
@@ -39,6 +40,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _quality(ranking),
         Section("Cost against quality", (_FRONT,), chart="front") if ranking.leader else None,
         _serving(ranking),
+        _bills(ranking),
         _making(ranking),
         _weights(ranking),
         _prices(ranking),
@@ -172,6 +174,27 @@ def _serving(ranking: Ranking) -> Section:
     )
     text = "Gross joules; `band` is what the sensor or the estimate itself may be off by, which rounds do not narrow."
     return Section("What a ticket takes", (text,), Grid(head, rows))
+
+
+def _bills(ranking: Ranking) -> Section | None:
+    if ranking.terms is None:
+        return None
+    names, currency = short_names(ranking), ranking.terms.currency or "money"
+    head = ("variant", "kWh", currency, "g CO2e", "from")
+    rows = tuple(
+        (names[entry.label], *map(_amount, (bill.kwh, bill.money, bill.grams)), bill.provenance)
+        for entry in ranking.entries
+        if (bill := entry.bill) is not None
+    )
+    text = (
+        f"Derived from the joules: {ranking.terms.words()}. The band is that of the sensor or the estimate; price, "
+        "grid and PUE are taken as they stand."
+    )
+    return Section("What a thousand tickets cost", (text,), Grid(head, rows))
+
+
+def _amount(amount: Amount | None) -> str:
+    return "-" if amount is None else figure(Figure(amount.value, amount.lower, amount.upper))
 
 
 def _megabytes(size: int | None) -> str:

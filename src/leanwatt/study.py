@@ -7,6 +7,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+from leanwatt.bill import Terms
 from leanwatt.errors import StudyError, not_among
 from leanwatt.recipe import Choice, Fidelity, Recipe, Trial, Variant, digest
 
@@ -66,6 +67,8 @@ class Study:
     """How much of the primary metric a cheaper variant may lose."""
     load: Mapping[str, Any]
     """`tickets_per_day`, `always_on`; empty where unknown."""
+    bill: Terms | None
+    """On what terms energy is paid for; None where the study does not say."""
 
     @classmethod
     def read(cls, path: Path) -> "Study":
@@ -112,6 +115,7 @@ class Study:
             weight=_share("weight", data.get("weight", 0.5)),
             margin=_share("margin", data.get("margin", 0.02)),
             load=_numbers("load", data.get("load", {}), ("tickets_per_day", "always_on")),
+            bill=Terms.parse(data.get("bill", {})),
         )
 
     def trials(self, data: str, folds: int) -> list[Trial]:
@@ -145,7 +149,7 @@ class Study:
 
 _KEYS = (
     *("name", "base", "steps", "also", "tasks", "baselines", "engine", "batch", "reference", "protocol", "meter"),
-    *("search", "executor", "seeds", "fidelity", "budget", "weight", "margin", "load"),
+    *("search", "executor", "seeds", "fidelity", "budget", "weight", "margin", "load", "bill"),
 )
 
 

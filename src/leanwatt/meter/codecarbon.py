@@ -16,13 +16,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+from leanwatt.bill import JOULES_PER_KWH
 from leanwatt.contracts import Meter
 from leanwatt.errors import MissingExtraError
 from leanwatt.measurement import Counter, Provenance, Scope
 from leanwatt.meter._gpus import synchronize
 from leanwatt.meter._reader import Reader, require_positive, sampling
 
-JOULES_PER_KWH: Final = 3.6e6
 LOWER: Final = 1 / 1.47
 UPPER: Final = 1 / 0.26
 PARTS: Final[Mapping[str, Scope]] = {"cpu": "package", "gpu": "gpu", "ram": "memory"}
