@@ -97,14 +97,15 @@ def report(study: StudyFile, out: Out = None) -> None:
 @app.command()
 def export(
     study: StudyFile,
-    to: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
     out: Out = None,
     variant: Variant = None,
+    form: Annotated[str, typer.Option("--to", help="huggingface, openvino, onnx or gguf.")] = "huggingface",
 ) -> None:
-    """Copy the winner as a Hugging Face folder with a model card."""
+    """Write the winner to a folder with a model card, checked on real tickets."""
     from leanwatt import verbs
 
-    _show(str(verbs.export(study, to, out, variant)))
+    _show(str(verbs.export(study, folder, out, variant, form=form)))
 
 
 @app.command()

@@ -149,12 +149,28 @@ def winner(study: Study | str | Path, out: str | Path | None = None, variant: st
 
 
 def export(
-    study: Study | str | Path, to: str | Path, out: str | Path | None = None, variant: str | None = None
+    study: Study | str | Path,
+    to: str | Path,
+    out: str | Path | None = None,
+    variant: str | None = None,
+    *,
+    form: str = "huggingface",
 ) -> Path:
-    """Copy a variant, the winner unless named, as a Hugging Face folder with a model card."""
+    """Write a variant, the winner unless named, to a folder: as Hugging Face files, or in an engine's own form."""
     from leanwatt.export import export as write
 
-    return write(rank(study, out), offer(study, out, variant), Path(to))
+    asked = read(study)
+    found = offer(asked, out, variant)
+    return write(rank(asked, out), found, Path(to), form, _some_tickets(asked, found.trial))
+
+
+def _some_tickets(study: Study, trial: Trial) -> list[str]:
+    """Validation tickets of the first task, each once."""
+    from leanwatt import catalog
+
+    examples = catalog.build(study.tasks[0]).examples(trial.variant.fold)
+    bodies = [example.question.prompt.body for example in examples if example.split == "validation"]
+    return list(dict.fromkeys(bodies))
 
 
 def offer(study: Study | str | Path, out: str | Path | None = None, variant: str | None = None) -> Offer:
