@@ -31,6 +31,7 @@ LAYERS = (
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),
     ("charts", "sections", "page", "report"),
+    ("headway", "listing", "watch"),
     ("form", "answering", "promise", "feedback", "offer", "card", "export"),
     ("serving", "batching", "wire", "keys", "pace", "gate", "gauges", "routes", "serve"),
     ("jobs", "plan"),

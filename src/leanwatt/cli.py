@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from leanwatt import __version__, cli_serving
+from leanwatt.console import say
 from leanwatt.errors import LeanwattError, UserError
 from leanwatt.options import Json, Out, StudyFile, Variant
 from leanwatt.options import show as _show
@@ -72,7 +73,13 @@ def run(
 
     checked = verbs.plan(study, out)
     print("\n".join(checked.lines()), file=sys.stderr)
-    ranking = verbs.run(study, out, retry=retry, notice=_tell)
+    look = verbs.look(study, out, planned=checked)
+
+    def notice(record: Any) -> None:
+        _tell(record)
+        say(look().line())
+
+    ranking = verbs.run(study, out, retry=retry, notice=notice)
     _show_ranking(ranking, as_json)
     folder = verbs.store_of(checked.study, out).folder / "report"
     print(f"\nThe report: {folder / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

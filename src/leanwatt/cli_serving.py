@@ -1,4 +1,4 @@
-"""The commands that put a winner to work and look after it: serve, keys, feedback."""
+"""The commands that put a winner to work, and those that look on: serve, keys, feedback, watch, records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from leanwatt.options import Out, StudyOrFolder, Variant, show
+from leanwatt.options import Out, StudyFile, StudyOrFolder, Variant, show
 
 KeyFile = Annotated[
     Path | None,
@@ -22,7 +22,7 @@ KeyFile = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Make these commands of `app`."""
-    for command in (serve, keys, feedback):
+    for command in (serve, keys, feedback, watch, records):
         app.command()(command)
 
 
@@ -98,3 +98,37 @@ def feedback(
     count = verbs.feedback(study, out, to=to, delete=delete, clear=clear)
     what = "deleted" if clear or delete is not None else f"written to {to}" if to else "kept"
     show(f"{count} ratings {what}")
+
+
+def watch(
+    study: StudyFile,
+    out: Out = None,
+    web: Annotated[bool, typer.Option("--web", help="As a page of this machine.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8001,
+    once: Annotated[bool, typer.Option("--once", help="Show it once and return.")] = False,
+) -> None:
+    """Follow a study that runs elsewhere: what is done, spent, found and left."""
+    from leanwatt import verbs
+
+    if not web:
+        verbs.watch(study, out, once=once)
+        return
+    from leanwatt.watch import Page
+
+    page = Page(verbs.look(study, out), port)
+    print(f"Watching on {page.url}; Ctrl-C ends it, and not the study.", file=sys.stderr, flush=True)
+    page.serve()
+
+
+def records(
+    study: StudyFile,
+    out: Out = None,
+    to: Annotated[Path | None, typer.Option("--to", help="A new .csv or .parquet file.", show_default=False)] = None,
+    mlflow: Annotated[
+        str | None, typer.Option("--mlflow", help="Address of an MLflow server, or sqlite:///FILE.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the records of a study to a file, or log them to MLflow, for dashboards of your own."""
+    from leanwatt import verbs
+
+    show(f"{verbs.records(study, out, to=to, mlflow=mlflow)} records")

@@ -14,6 +14,7 @@ from leanwatt.store import Store
 from leanwatt.study import Study
 
 if TYPE_CHECKING:
+    from leanwatt.headway import Headway
     from leanwatt.jobs import Bench
     from leanwatt.measurement import Energy
     from leanwatt.offer import Offer
@@ -64,6 +65,48 @@ def run(
     ranking = flow.run()
     write(ranking, store.folder / "report")
     return ranking
+
+
+def look(
+    study: Study | str | Path, out: str | Path | None = None, *, planned: Plan | None = None
+) -> Callable[[], Headway]:
+    """What this gives tells, whenever it is called, how far the study has come; it is planned once, if it is not."""
+    from leanwatt import catalog
+    from leanwatt.headway import headway
+    from leanwatt.watch import ended
+
+    checked = planned or plan(study, out)
+    asked, store = checked.study, store_of(checked.study, out)
+    primaries = {choice.name: catalog.find("tasks", choice.name).primary for choice in asked.tasks}
+    return lambda: ended(headway(asked, primaries, list(checked.trials), store.records()), store)
+
+
+def watch(study: Study | str | Path, out: str | Path | None = None, *, once: bool = False) -> None:
+    """Show in the terminal how far a study has come, until it is done; `once` shows it and returns."""
+    from leanwatt.watch import follow
+
+    follow(look(study, out), once=once)
+
+
+def records(
+    study: Study | str | Path,
+    out: str | Path | None = None,
+    *,
+    to: str | Path | None = None,
+    mlflow: str | None = None,
+) -> int:
+    """Write a study's records `to` a CSV or Parquet file, or log them to an MLflow server; how many."""
+    from leanwatt.listing import log_to_mlflow, write
+
+    asked = read(study)
+    found = store_of(asked, out).records()
+    if not found:
+        raise StudyError(f"{store_of(asked, out).folder}: holds no records yet. Run the study first: leanwatt run.")
+    if to is None and mlflow is None:
+        raise StudyError("records: say where to: --to FILE.csv, --to FILE.parquet or --mlflow ADDRESS.")
+    if to is not None:
+        write(found, Path(to))
+    return len(found) if mlflow is None else log_to_mlflow(found, asked.name, mlflow)
 
 
 def rank(study: Study | str | Path, out: str | Path | None = None) -> Ranking:
