@@ -30,9 +30,6 @@ from leanwatt.prompt import plain
 from leanwatt.question import Generate, Prompt
 from leanwatt.study import Study
 
-PROMPTS = 64
-"""Distinct tickets."""
-
 
 @dataclass
 class Load:
@@ -121,11 +118,11 @@ async def each_alone(asked: Asked, port: int) -> list[str]:
     return [asked.gist((await client.post(asked.path, body))[1]) for body in asked.bodies]
 
 
-def tickets(study: Study) -> list[str]:
+def tickets(study: Study, most: int) -> list[str]:
     """Distinct tickets of the validation split."""
     examples = catalog.build(study.tasks[0]).examples(0)
     bodies = [example.question.prompt.body for example in examples if example.split == "validation"]
-    return list(dict.fromkeys(bodies))[:PROMPTS]
+    return list(dict.fromkeys(bodies))[:most]
 
 
 def kinds(offer: Offer, texts: Sequence[str]) -> list[Asked]:
@@ -216,9 +213,10 @@ def main() -> None:
     reader.add_argument("--variant")
     reader.add_argument("--batch", type=int, default=32)
     reader.add_argument("--minutes", type=float, default=10.0, help="of load, all phases together")
+    reader.add_argument("--prompts", type=int, default=64, help="distinct tickets")
     given = reader.parse_args()
     offer = verbs.offer(given.study, given.out, given.variant)
-    texts = tickets(Study.read(Path(given.study)))
+    texts = tickets(Study.read(Path(given.study)), given.prompts)
     asked, machine, window = kinds(offer, texts), describe(), min(30.0, given.minutes * 6)
     print(f"{offer.trial.label}, served at batch {given.batch}; {len(texts)} distinct tickets; {machine['utc'][:10]}")
     print(f"{machine['cpu_model']}, {machine['usable_cpus']} CPUs; {machine['versions']}\n")
