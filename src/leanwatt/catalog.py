@@ -47,7 +47,9 @@ def find(room: str, name: str) -> type[Any]:
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
-        raise missing_extra(f"{room}: {name}", name, error) from error
+        if error.name is None or error.name.startswith("leanwatt"):
+            raise
+        raise missing_extra(room, name, error.name) from error
     [method] = [cls for cls in vars(module).values() if _is_method(cls, ROOMS[room], module.__name__)]
     return method  # type: ignore[no-any-return]
 

@@ -56,11 +56,9 @@ class StoreError(LeanwattError):
     """Results cannot be written or read."""
 
 
-def missing_extra(what: str, extra: str, error: ModuleNotFoundError) -> Exception:
-    """What to raise for a module that is not there: its extra, or the error itself where the module is ours."""
-    if error.name is None or error.name.startswith("leanwatt"):
-        return error
-    return MissingExtraError(f"{what} needs '{error.name}'. Install it with: pip install 'leanwatt[{extra}]'")
+def missing_extra(room: str, name: str, package: str) -> MissingExtraError:
+    """The error for a method whose package is not there; the extra has the method's name."""
+    return MissingExtraError(f"{room}: {name} needs '{package}'. Install it with: pip install 'leanwatt[{name}]'")
 
 
 def not_among(kind: str, name: object, known: Iterable[str]) -> str:

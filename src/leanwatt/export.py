@@ -104,7 +104,7 @@ def _in_engine(offer: Offer, form: str) -> Offer:
 def _copy(artifact: Path, target: Path) -> None:
     """The saved model without what engines and the study's books have put beside it."""
     engines = [f"{name}-*" for name in catalog.names("engine")]
-    left_behind = shutil.ignore_patterns(*engines, "costs.json", ".*")
+    left_behind = shutil.ignore_patterns(*engines, "costs.json", "reference-*.npz", ".*")
     shutil.copytree(artifact, target, ignore=left_behind, dirs_exist_ok=True)
 
 

@@ -84,7 +84,7 @@ def log_to_mlflow(records: Sequence[Record], study: str, uri: str) -> int:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
     except ModuleNotFoundError as error:
-        raise missing_extra("records: --mlflow", "mlflow", error) from error
+        raise missing_extra("records", "mlflow", "mlflow") from error
     client = MlflowClient(tracking_uri=uri)
     try:
         known = client.get_experiment_by_name(study)

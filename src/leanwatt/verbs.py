@@ -241,7 +241,9 @@ def serve(
     try:
         from leanwatt.serve import serve as run_server
     except ModuleNotFoundError as error:
-        raise missing_extra("serve", "serve", error) from error
+        if error.name is None or error.name.startswith("leanwatt"):
+            raise
+        raise missing_extra("leanwatt", "serve", error.name) from error
     run_server(offer(study, out, variant), settings, notice)
 
 
