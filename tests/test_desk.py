@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +269,36 @@ def test_a_key_opens_the_page(page: Any, site: Callable[..., Site]) -> None:
     page.wait_for_selector("#ask:not([hidden])")
     ask(page, "site A")
     assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
+
+
+def test_the_watch_page_follows_a_study(page: Any) -> None:
+    """Its own small server; what it shows changes with the records, and names stay text."""
+    from invented import PRIMARIES, world
+
+    from leanwatt.headway import Graded, headway
+    from leanwatt.watch import Page
+
+    here = world()
+    begun = headway(here.study, PRIMARIES, here.trials(), [r for r in here.records() if r.job == "make"])
+    graded = headway(here.study, PRIMARIES, here.trials(), [r for r in here.records() if r.job != "weigh"])
+    states = [replace(begun, best=(Graded(MARKUP, {"root_cause": 0.8}),))] * 2 + [graded] * 50
+    watched = Page(lambda: states.pop(0))
+    thread = threading.Thread(target=watched.serve, daemon=True)
+    thread.start()
+    page.set_viewport_size({"width": 320, "height": 700})
+    page.goto(watched.url)
+    claim = "document.getElementById('stage').textContent === {!r}"
+    until_stage = ("making and grading", "weighing")
+    for stage in until_stage:
+        ends = time.monotonic() + 20
+        while not page.evaluate(claim.format(stage)):
+            assert time.monotonic() < ends, stage
+            time.sleep(0.02)
+        if stage == until_stage[0]:
+            assert page.text_content("#best .name") == MARKUP
+            assert page.evaluate("window.hit") is None
+    assert "4 of 4" in page.inner_text("#counts")
+    assert "measured" in page.inner_text("#facts")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    watched.close()
+    thread.join(5)

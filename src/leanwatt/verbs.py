@@ -220,13 +220,18 @@ def offer(study: Study | str | Path, out: str | Path | None = None, variant: str
     """What is to be put to work: the winner of a study, the variant that is named, or an exported folder."""
     from leanwatt.offer import Offer
 
-    if not isinstance(study, Study) and Path(study).is_dir():
+    if _is_exported(study):
         if out is not None or variant is not None:
             raise StudyError(f"{study}: is an exported folder, which holds one variant; leave out --out and --variant.")
-        return Offer.read(Path(study))
+        return Offer.read(Path(str(study)))
     asked = read(study)
     trial = winner(asked, out, variant)
     return Offer.of(asked, rank(asked, out), trial, _artifact(asked, out, trial))
+
+
+def _is_exported(study: Study | str | Path) -> bool:
+    """A folder, where a study would be a file."""
+    return not isinstance(study, Study) and Path(study).is_dir()
 
 
 def serve(
@@ -267,8 +272,8 @@ def keys(action: str, name: str | None = None, file: str | Path | None = None) -
 
 def ratings_file(study: Study | str | Path, out: str | Path | None = None) -> Path:
     """Where the ratings of what a study's server answered are kept."""
-    if not isinstance(study, Study) and Path(study).is_dir():
-        return Path(study) / RATINGS
+    if _is_exported(study):
+        return Path(str(study)) / RATINGS
     return store_of(read(study), out).folder / RATINGS
 
 
@@ -296,7 +301,7 @@ def feedback(
         return 1
     if to is None:
         return len(kept.all())
-    named = offer(study).columns if Path(str(study)).is_dir() else columns(read(study))
+    named = offer(study).columns if _is_exported(study) else columns(read(study))
     return write_training_data(kept.all(), named, Path(to))
 
 
