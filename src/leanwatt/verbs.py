@@ -1,4 +1,4 @@
-"""What one can do with a study, as functions: plan, run, rank, report, export, ask, methods, doctor, simulate."""
+"""What one can do with a study, as functions: all commands, those of `service.py` included."""
 
 from __future__ import annotations
 
@@ -10,11 +10,37 @@ from typing import TYPE_CHECKING, Any
 from leanwatt.errors import StoreError, StudyError, missing_extra
 from leanwatt.recipe import Trial
 from leanwatt.record import Record
+from leanwatt.runs import is_exported, read, store_of
+from leanwatt.service import feedback, keys, look, ratings_file, records, watch
 from leanwatt.store import Store
 from leanwatt.study import Study
 
+__all__ = [
+    "Reply",
+    "ask",
+    "doctor",
+    "export",
+    "feedback",
+    "keys",
+    "look",
+    "methods",
+    "offer",
+    "plan",
+    "rank",
+    "ratings_file",
+    "read",
+    "recommended_model",
+    "records",
+    "report",
+    "run",
+    "serve",
+    "simulate",
+    "store_of",
+    "watch",
+    "winner",
+]
+
 if TYPE_CHECKING:
-    from leanwatt.headway import Headway
     from leanwatt.jobs import Bench
     from leanwatt.measurement import Energy
     from leanwatt.offer import Offer
@@ -22,22 +48,6 @@ if TYPE_CHECKING:
     from leanwatt.ranking import Ranking
     from leanwatt.serving import Settings
     from leanwatt.variants import Base
-
-RATINGS = "ratings.sqlite"
-NEVER = 36_500
-"""Days: only a server deletes ratings for their age."""
-RUNS = Path("runs")
-"""Where studies keep their results, in the current folder, each under its name."""
-
-
-def read(study: Study | str | Path) -> Study:
-    """A study, or the file it is in. Raises StudyError."""
-    return study if isinstance(study, Study) else Study.read(Path(study))
-
-
-def store_of(study: Study, out: str | Path | None) -> Store:
-    """Where the results of a study are kept."""
-    return Store(Path(out) if out else RUNS / study.name)
 
 
 def plan(study: Study | str | Path, out: str | Path | None = None) -> Plan:
@@ -67,48 +77,6 @@ def run(
     return ranking
 
 
-def look(
-    study: Study | str | Path, out: str | Path | None = None, *, planned: Plan | None = None
-) -> Callable[[], Headway]:
-    """What this gives tells, whenever it is called, how far the study has come; it is planned once, if it is not."""
-    from leanwatt import catalog
-    from leanwatt.headway import headway
-    from leanwatt.watch import ended
-
-    checked = planned or plan(study, out)
-    asked, store = checked.study, store_of(checked.study, out)
-    primaries = {choice.name: catalog.find("tasks", choice.name).primary for choice in asked.tasks}
-    return lambda: ended(headway(asked, primaries, list(checked.trials), store.records()), store)
-
-
-def watch(study: Study | str | Path, out: str | Path | None = None, *, once: bool = False) -> None:
-    """Show in the terminal how far a study has come, until it is done; `once` shows it and returns."""
-    from leanwatt.watch import follow
-
-    follow(look(study, out), once=once)
-
-
-def records(
-    study: Study | str | Path,
-    out: str | Path | None = None,
-    *,
-    to: str | Path | None = None,
-    mlflow: str | None = None,
-) -> int:
-    """Write a study's records `to` a CSV or Parquet file, or log them to an MLflow server; how many."""
-    from leanwatt.listing import log_to_mlflow, write
-
-    asked = read(study)
-    found = store_of(asked, out).records()
-    if not found:
-        raise StudyError(f"{store_of(asked, out).folder}: holds no records yet. Run the study first: leanwatt run.")
-    if to is None and mlflow is None:
-        raise StudyError("records: say where to: --to FILE.csv, --to FILE.parquet or --mlflow ADDRESS.")
-    if to is not None:
-        write(found, Path(to))
-    return len(found) if mlflow is None else log_to_mlflow(found, asked.name, mlflow)
-
-
 def rank(study: Study | str | Path, out: str | Path | None = None) -> Ranking:
     """What the records of a study say; nothing runs."""
     from leanwatt import catalog
@@ -117,10 +85,10 @@ def rank(study: Study | str | Path, out: str | Path | None = None) -> Ranking:
     asked = read(study)
     store = store_of(asked, out)
     primaries = {choice.name: catalog.find("tasks", choice.name).primary for choice in asked.tasks}
-    records = store.records()
-    if not records:
+    found = store.records()
+    if not found:
         raise StudyError(f"{store.folder}: holds no records yet. Run the study first: leanwatt run.")
-    return ranked(asked, primaries, records, store.rows)
+    return ranked(asked, primaries, found, store.rows)
 
 
 def report(study: Study | str | Path, out: str | Path | None = None) -> list[Path]:
@@ -220,18 +188,13 @@ def offer(study: Study | str | Path, out: str | Path | None = None, variant: str
     """What is to be put to work: the winner of a study, the variant that is named, or an exported folder."""
     from leanwatt.offer import Offer
 
-    if _is_exported(study):
+    if is_exported(study):
         if out is not None or variant is not None:
             raise StudyError(f"{study}: is an exported folder, which holds one variant; leave out --out and --variant.")
         return Offer.read(Path(str(study)))
     asked = read(study)
     trial = winner(asked, out, variant)
     return Offer.of(asked, rank(asked, out), trial, _artifact(asked, out, trial))
-
-
-def _is_exported(study: Study | str | Path) -> bool:
-    """A folder, where a study would be a file."""
-    return not isinstance(study, Study) and Path(study).is_dir()
 
 
 def serve(
@@ -250,59 +213,6 @@ def serve(
             raise
         raise missing_extra("leanwatt", "serve", error.name) from error
     run_server(offer(study, out, variant), settings, notice)
-
-
-def keys(action: str, name: str | None = None, file: str | Path | None = None) -> dict[str, str]:
-    """`add` a key, `remove` it, or `list` all: name -> the new key's text, or when it was made."""
-    from leanwatt.errors import not_among
-    from leanwatt.keys import Keys, default_file
-
-    kept = Keys(Path(file) if file else default_file())
-    if action == "list":
-        return kept.names()
-    if action not in ("add", "remove"):
-        raise StudyError(not_among("what can be done with keys", action, ("add", "list", "remove")))
-    if name is None:
-        raise StudyError(f"keys: whose key? Give a name: leanwatt keys {action} NAME.")
-    if action == "add":
-        return {name: kept.add(name)}
-    kept.remove(name)
-    return {}
-
-
-def ratings_file(study: Study | str | Path, out: str | Path | None = None) -> Path:
-    """Where the ratings of what a study's server answered are kept."""
-    if _is_exported(study):
-        return Path(str(study)) / RATINGS
-    return store_of(read(study), out).folder / RATINGS
-
-
-def feedback(
-    study: Study | str | Path,
-    out: str | Path | None = None,
-    *,
-    to: str | Path | None = None,
-    delete: int | None = None,
-    clear: bool = False,
-) -> int:
-    """How many ratings there are; or write them `to` a CSV to train on, or delete one or all: how many that were."""
-    from leanwatt.feedback import Feedback, write_training_data
-    from leanwatt.offer import columns
-
-    file = ratings_file(study, out)
-    if not file.is_file():
-        raise StudyError(f"{file}: there are no ratings yet. They come from the page of leanwatt serve.")
-    kept = Feedback(file, days=NEVER)
-    if clear:
-        return kept.clear()
-    if delete is not None:
-        if not kept.delete(delete):
-            raise StudyError(f"{file}: holds no rating {delete}.")
-        return 1
-    if to is None:
-        return len(kept.all())
-    named = offer(study).columns if _is_exported(study) else columns(read(study))
-    return write_training_data(kept.all(), named, Path(to))
 
 
 def ask(study: Study | str | Path, ticket: str, out: str | Path | None = None, variant: str | None = None) -> Reply:
