@@ -54,6 +54,10 @@ class Load:
         return " | ".join(map(str, [*cells, f"{self.tokens / self.seconds:.1f}", f"{p50:.3f}", f"{p95:.3f}"]))
 
 
+def tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
 class Client:
     """Keep-alive HTTP with as little work as possible: what the clients burn, the server lacks."""
 
@@ -109,6 +113,7 @@ async def load(asked: Asked, port: int, clients: int, seconds: float, alone: Seq
     begun = time.monotonic()
     await asyncio.gather(*(one(number) for number in range(clients)))
     found.seconds = time.monotonic() - begun
+    tell(f"{found.name}: {len(found.latencies)} requests in {found.seconds:.0f} s")
     return found
 
 
@@ -182,6 +187,7 @@ async def watched(server: Server, memory: list[float]) -> None:
 async def measured(asked: Sequence[Asked], server: Server, minutes: float, memory: list[float]) -> list[Load]:
     """One client, then eight, then sixty-four, for each kind of request: equal times."""
     phases = [(kind, clients) for kind in asked for clients in (1, 8, 64)]
+    tell("each prompt alone")
     alone = {kind.path: await each_alone(kind, server.port) for kind in asked}
     watch = asyncio.create_task(watched(server, memory))
     found = [await load(kind, server.port, n, minutes * 60 / len(phases), alone[kind.path]) for kind, n in phases]
@@ -221,7 +227,9 @@ def main() -> None:
     print(f"{offer.trial.label}, served at batch {given.batch}; {len(texts)} distinct tickets; {machine['utc'][:10]}")
     print(f"{machine['cpu_model']}, {machine['usable_cpus']} CPUs; {machine['versions']}\n")
     options = [("--out", given.out), ("--variant", given.variant), ("--batch", str(given.batch))]
+    tell("offline")
     before = offline(offer, texts, given.batch, window)
+    tell("starting the server")
     server, memory = Server([given.study, *(w for pair in options if pair[1] for w in pair)]), list[float]()
     try:
         found = asyncio.run(measured(asked, server, given.minutes, memory))
