@@ -64,15 +64,19 @@ class Encoder:
         """Turns (role, text) as one verbatim prompt: through the chat template, or, without one, a line each.
 
         So a plain model that is sent a task's instruction and `ticket, newline, lead` sees just what it was tuned to.
+        Raises ValueError where the template refuses the turns.
         """
+        from jinja2 import TemplateError
+
         if not self._chat:
             return Prompt("", "\n".join(text for _, text in turns), "", verbatim=True)
-        text = self.tokenizer.apply_chat_template(
-            [_turn(role, text) for role, text in turns],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
+        asked = [_turn(role, text) for role, text in (turns if self._has_system else _without_system(turns))]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                asked, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except TemplateError as error:
+            raise ValueError(f"The model's chat template refuses these turns: {error}") from error
         return Prompt("", str(text), "", verbatim=True)
 
     def answer(self, text: str) -> tuple[int, ...]:
@@ -103,6 +107,15 @@ class Encoder:
 
 def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
+
+
+def _without_system(turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """System text opens the first turn of the user, as it does in tasks."""
+    said = "\n".join(text for role, text in turns if role == "system")
+    rest = [turn for turn in turns if turn[0] != "system"]
+    if not said or not rest:
+        return rest or [("user", said)]
+    return [(rest[0][0], f"{said}\n{rest[0][1]}"), *rest[1:]]
 
 
 def _takes_system(tokenizer: Any) -> bool:

@@ -102,7 +102,10 @@ class Routes:
 
     async def chat(self, asked: ChatRequest) -> Response:
         """`POST /v1/chat/completions`."""
-        prompt = self._desk.encoder.conversation([message.turn for message in asked.messages])
+        try:
+            prompt = self._desk.encoder.conversation([message.turn for message in asked.messages])
+        except ValueError as error:
+            raise ApiError(400, str(error), "unfit_messages", "messages") from error
         return await self._complete(asked, prompt, asked.limit, is_chat=True)
 
     async def complete(self, asked: TextRequest) -> Response:
