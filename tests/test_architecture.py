@@ -33,14 +33,16 @@ LAYERS = (
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "account", "verdict", "sweet_spot", "rank"),
     ("section", "charts", "mistakes", "sections", "page", "report", "beside", "quoted"),
-    ("answering", "export", "weigh"),
+    ("weigh", "headway", "listing", "watch"),
+    ("form", "answering", "promise", "feedback", "offer", "card", "export"),
+    ("serving", "batching", "wire", "keys", "pace", "gate", "gauges", "routes", "serve"),
     ("windows", "jobs", "plan", "budget"),
     ("pipeline",),
-    ("verbs",),
-    ("cli", "__init__", "__main__"),
+    ("runs", "service", "verbs"),
+    ("options", "cli_serving", "cli", "__init__", "__main__"),
 )
-BROAD = {"jobs", "cli", "executor.local"}
-"""Where a broad except may stand: a failure becomes data, words, or a message to the parent."""
+BROAD = {"jobs", "cli", "executor.local", "batching", "gate"}
+"""Where a broad except may stand: a failure becomes data, words, a message to the parent, or one request's answer."""
 HEAVY = ("torch", "transformers", "numpy", "pandas", "sklearn", "scipy", "peft", "plotly", "pyarrow", "tokenizers")
 
 
@@ -128,7 +130,7 @@ def test_sizes_and_docstrings(path: Path) -> None:
             assert length <= 60, f"{node.name}: {length} lines"
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             count = len([a for a in arguments if a.arg not in ("self", "cls")])
-            is_command = path.name == "cli.py"  # typer reads options from arguments
+            is_command = path.name in ("cli.py", "cli_serving.py")  # typer reads options from arguments
             assert count <= 5 or is_command, f"{node.name}: {count} arguments"
 
 
@@ -150,7 +152,7 @@ def test_no_drawer_for_everything() -> None:
 
 def test_a_folder_is_a_room() -> None:
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == {*catalog.ROOMS, "tables"}
+    assert folders == {*catalog.ROOMS, "tables", "desk"}
 
 
 def _is_broad(handler: ast.ExceptHandler) -> bool:
@@ -160,7 +162,7 @@ def _is_broad(handler: ast.ExceptHandler) -> bool:
     )
 
 
-def test_broad_excepts_stand_in_three_places() -> None:
+def test_broad_excepts_stand_in_few_places() -> None:
     found = {
         name
         for name, path in zip(NAMES, FILES, strict=True)

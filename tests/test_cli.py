@@ -121,7 +121,8 @@ def test_help_is_what_it_was() -> None:
 
 
 def test_every_verb_is_there() -> None:
-    verbs = {"plan", "run", "rank", "report", "export", "ask", "methods", "doctor", "meter", "simulate"}
+    verbs = {"plan", "run", "rank", "report", "export", "ask", "methods", "doctor", "meter", "simulate", "compare"}
+    verbs |= {"serve", "keys", "feedback", "watch", "records"}
     assert verbs <= set(COMMANDS)
 
 

@@ -15,10 +15,13 @@ import pytest
 
 from leanwatt import verbs
 from leanwatt.errors import StudyError
+from leanwatt.form import likely
 from leanwatt.pipeline import Flow
 from leanwatt.plan import check
 from leanwatt.recipe import Choice
 from leanwatt.record import Record
+from leanwatt.serve import opened
+from leanwatt.serving import Settings
 from leanwatt.store import Store
 from leanwatt.study import Study
 
@@ -90,12 +93,20 @@ def test_a_study_from_start_to_answer(tiny: dict[str, Any], tmp_path: Path, caps
     assert sum(share for _, share in reply.causes) == pytest.approx(1.0)
     assert reply.response is not None
     assert reply.cpu_seconds > 0
+    assert verbs.look(study, out)().stage == "done"
+    offer = verbs.offer(study, out, label)
+    with opened(offer, Settings()) as (_, batcher):
+        questions = offer.form.about("site B power lost then alarm 3")
+        answered = batcher.submit(list(questions.values())).result(60)
+    causes = dict(likely(questions["root_cause"], answered.answers[0]))
+    assert causes == pytest.approx(dict(reply.causes), abs=1e-3), "the server says what ask says"
     folder = verbs.export(study, tmp_path / "exported", out, label)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "macro_f1" in card or "macro-F1" in card
     origin = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    assert origin["prompts"]["root_cause"]["lead"] == "Root cause:"
+    assert origin["questions"]["root_cause"]["prompt"]["lead"] == "Root cause:"
     assert "with all that is uncertain" in card
+    assert dataclasses.replace(verbs.offer(folder), artifact=offer.artifact) == offer
     with pytest.raises(StudyError, match="not empty"):
         verbs.export(study, tmp_path / "exported", out, label)
     with pytest.raises(StudyError, match="There are"):

@@ -142,3 +142,40 @@ def test_windows_predict_every_token_once_with_half_a_context_before(count: int,
     for window in found[1:]:
         assert window.ids == tuple(range(window.ids[0], window.ids[0] + context))
         assert context - window.fresh >= context - max(1, context // 2)
+
+
+TURNS = [("system", "Be short."), ("user", "site A"), ("assistant", "power"), ("user", "and B?")]
+
+
+def test_a_conversation_goes_through_the_template_as_it_is(chat: Any) -> None:
+    encoder = Encoder(chat, 256)
+    prompt = encoder.conversation(TURNS)
+    assert prompt.verbatim
+    written = "<system>Be short.</system><user>site A</user><assistant>power</assistant><user>and B?</user>"
+    assert prompt.body == written + "<assistant>(no thoughts)"
+    assert text(encoder, encoder.prompt(prompt, 8).ids) == prompt.body, "no second begin token, no second template"
+
+
+def test_system_text_opens_the_users_turn_where_a_template_takes_none(chat: Any) -> None:
+    chat.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}" + CHAT
+    encoder = Encoder(chat, 256)
+    assert encoder.conversation(TURNS).body.startswith("<user>Be short.\nsite A</user><assistant>power")
+    assert encoder.conversation(TURNS[:1]).body.startswith("<user>Be short.</user>")
+    assert encoder.conversation(TURNS[1:2]).body.startswith("<user>site A</user>")
+
+
+def test_turns_that_a_template_refuses_are_a_mistake(chat: Any) -> None:
+    chat.chat_template = "{% if messages | length > 2 %}{{ raise_exception('too many turns') }}{% endif %}" + CHAT
+    with pytest.raises(ValueError, match="refuses these turns: too many turns"):
+        Encoder(chat, 256).conversation(TURNS)
+
+
+def test_without_a_template_turns_are_lines_and_the_start_is_cut(tokenizer: Any) -> None:
+    encoder = Encoder(tokenizer, 40)
+    prompt = encoder.conversation(TURNS)
+    assert prompt.body == "Be short.\nsite A\npower\nand B?"
+    long = encoder.prompt(encoder.conversation([("user", "alarm " * 50), ("user", "and B?")]), 8)
+    assert long.truncated
+    assert text(encoder, long.ids).startswith("<s>")
+    assert text(encoder, long.ids).endswith("and B?")
+    assert len(long.ids) <= 32

@@ -10,8 +10,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from leanwatt import __version__
+from leanwatt import __version__, cli_serving
+from leanwatt.console import say
 from leanwatt.errors import LeanwattError, StudyError, UserError
+from leanwatt.options import Json, Out, StudyFile, Variant
+from leanwatt.options import show as _show
 
 
 class _Stopped(Exception):
@@ -35,11 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", show_default=False)]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; by default runs/<name of the study>.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Meter = Annotated[str, typer.Option("--meter", help="As a study writes it: rapl, or {plug: {url: ..., kind: shelly}}.")]
-Variant = Annotated[str | None, typer.Option("--variant", help="A variant by its name in the table; else the winner.")]
 
 
 def _version(wanted: bool) -> None:
@@ -77,7 +76,13 @@ def run(
 
     checked = verbs.plan(study, out)
     print("\n".join(checked.lines()), file=sys.stderr)
-    ranking = verbs.run(study, out, retry=retry, notice=_tell)
+    look = verbs.look(study, out, planned=checked)
+
+    def notice(record: Any) -> None:
+        _tell(record)
+        say(look().line())
+
+    ranking = verbs.run(study, out, retry=retry, notice=notice)
     _show_ranking(ranking, as_json)
     folder = verbs.store_of(checked.study, out).folder / "report"
     print(f"\nThe report: {folder / 'report.html'}", file=sys.stderr if as_json else sys.stdout)
@@ -123,14 +128,15 @@ def compare(
 @app.command()
 def export(
     study: StudyFile,
-    to: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
     out: Out = None,
     variant: Variant = None,
+    form: Annotated[str, typer.Option("--to", help="huggingface, openvino, onnx or gguf.")] = "huggingface",
 ) -> None:
-    """Copy the winner as a Hugging Face folder with a model card."""
+    """Write the winner to a folder with a model card, checked on real tickets."""
     from leanwatt import verbs
 
-    _show(str(verbs.export(study, to, out, variant)))
+    _show(str(verbs.export(study, folder, out, variant, form=form)))
 
 
 @app.command()
@@ -234,16 +240,15 @@ def simulate(
     _show(str(verbs.simulate(path, tickets, seed)))
 
 
-def _show(what: Any) -> None:
-    print(what if isinstance(what, str) else json.dumps(what, indent=1, default=str))
-
-
 def _show_ranking(ranking: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
     from leanwatt.verdict import sentence, text_table
 
     _show(asdict(ranking) if as_json else f"{text_table(ranking)}\n\n{sentence(ranking)}")
+
+
+cli_serving.add_to(app)
 
 
 def _plan_facts(found: Any) -> dict[str, Any]:

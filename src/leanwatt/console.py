@@ -23,3 +23,12 @@ def progress(what: str) -> Iterator[Progress]:
     with Bars(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True, disable=unseen) as bars:
         line = bars.add_task(what[:48], total=1.0, text="")
         yield lambda text, share: bars.update(line, completed=share, text=text[:80])
+        yield lambda text, share: bars.update(line, completed=share, text=text[:48])
+
+
+def say(text: str) -> None:
+    """A line of news on the error stream, set apart from the rest where the terminal can."""
+    from rich.console import Console
+
+    if os.environ.get(QUIET) != "1":
+        Console(stderr=True, soft_wrap=True).print(text, style="dim cyan", markup=False, highlight=False)

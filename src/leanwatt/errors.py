@@ -55,6 +55,11 @@ class StoreError(LeanwattError):
     """Results cannot be written or read."""
 
 
+def missing_extra(room: str, name: str, package: str) -> MissingExtraError:
+    """The error for a method whose package is not there; the extra has the method's name."""
+    return MissingExtraError(f"{room}: {name} needs '{package}'. Install it with: pip install 'leanwatt[{name}]'")
+
+
 def not_among(kind: str, name: object, known: Iterable[str]) -> str:
     """The sentence for a name that is not there: what there is, and the nearest."""
     from difflib import get_close_matches  # Every file imports this one; a name is seldom wrong.

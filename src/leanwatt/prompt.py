@@ -6,7 +6,7 @@ One begin-of-text token where the tokenizer has one; every answer ends with the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leanwatt.question import Prompt
@@ -67,14 +67,37 @@ class Encoder:
         if len(ids) <= most:
             return Encoded(ids, truncated=False)
         body = self._tokens(prompt.body)
-        spare = most - len(self._whole(Prompt(prompt.instruction, "", prompt.lead)))
+        spare = most - len(self._whole(replace(prompt, body="")))
         while spare > 0:
             kept = self.tokenizer.decode(body[-spare:], skip_special_tokens=True)
-            ids = self._whole(Prompt(prompt.instruction, kept, prompt.lead))
+            ids = self._whole(replace(prompt, body=kept))
             if len(ids) <= most:
                 return Encoded(ids, truncated=True)
             spare -= max(1, len(ids) - most)
         raise ValueError(f"The model's context of {self.context} tokens has no room for a prompt and {room} more.")
+
+    def length(self, prompt: Prompt) -> int:
+        """Tokens of the whole prompt, before anything is cut."""
+        return len(self._whole(prompt))
+
+    def conversation(self, turns: Sequence[tuple[str, str]]) -> Prompt:
+        """Turns (role, text) as one verbatim prompt: through the chat template, or, without one, a line each.
+
+        So a plain model that is sent a task's instruction and `ticket, newline, lead` sees just what it was tuned to.
+        Raises ValueError where the template refuses the turns.
+        """
+        from jinja2 import TemplateError
+
+        if not self._chat:
+            return Prompt("", "\n".join(text for _, text in turns), "", verbatim=True)
+        asked = [_turn(role, text) for role, text in (turns if self._has_system else _without_system(turns))]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                asked, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except TemplateError as error:
+            raise ValueError(f"The model's chat template refuses these turns: {error}") from error
+        return Prompt("", str(text), "", verbatim=True)
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Tokens of an answer, end token included."""
@@ -91,8 +114,8 @@ class Encoder:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _whole(self, prompt: Prompt) -> tuple[int, ...]:
-        if not self._chat:
-            return (*self._begin, *self._tokens(plain(prompt)))
+        if prompt.verbatim or not self._chat:
+            return (*self._begin, *self._tokens(prompt.body if prompt.verbatim else plain(prompt)))
         text = self.tokenizer.apply_chat_template(
             self._turns(prompt), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
@@ -109,6 +132,15 @@ class Encoder:
 
 def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
+
+
+def _without_system(turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """System text opens the first turn of the user, as it does in tasks."""
+    said = "\n".join(text for role, text in turns if role == "system")
+    rest = [turn for turn in turns if turn[0] != "system"]
+    if not said or not rest:
+        return rest or [("user", said)]
+    return [(rest[0][0], f"{said}\n{rest[0][1]}"), *rest[1:]]
 
 
 def _takes_system(tokenizer: Any) -> bool:

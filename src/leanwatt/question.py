@@ -17,6 +17,9 @@ class Prompt:
     """The ticket."""
     lead: str
     """What the answer follows on, for example `Root cause:`."""
+    verbatim: bool = field(default=False, repr=False)
+    """The body alone is the prompt, as it stands: what clients of a server write. No task asks so, and no digest of
+    tasks (they read the repr) knows it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What one can do with a study, as functions: plan, run, rank, report, compare, export, ask and more."""
+"""What one can do with a study, as functions: all commands, those of `service.py` included."""
 
 from __future__ import annotations
 
@@ -7,32 +7,48 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanwatt.errors import StoreError, StudyError
+from leanwatt.errors import StoreError, StudyError, missing_extra
 from leanwatt.recipe import Choice, Trial
 from leanwatt.record import Record
+from leanwatt.runs import is_exported, read, store_of
+from leanwatt.service import feedback, keys, look, ratings_file, records, watch
 from leanwatt.store import Store
 from leanwatt.study import Study
+
+__all__ = [
+    "Reply",
+    "ask",
+    "doctor",
+    "export",
+    "feedback",
+    "keys",
+    "look",
+    "methods",
+    "offer",
+    "plan",
+    "rank",
+    "ratings_file",
+    "read",
+    "recommended_model",
+    "records",
+    "report",
+    "run",
+    "serve",
+    "simulate",
+    "store_of",
+    "watch",
+    "winner",
+]
 
 if TYPE_CHECKING:
     from leanwatt.jobs import Bench
     from leanwatt.measurement import Energy, Measurement
+    from leanwatt.offer import Offer
     from leanwatt.plan import Plan
     from leanwatt.ranking import Ranking
+    from leanwatt.serving import Settings
     from leanwatt.variants import Base
     from leanwatt.weigh import Weighing
-
-RUNS = Path("runs")
-"""Where studies keep their results, in the current folder, each under its name."""
-
-
-def read(study: Study | str | Path) -> Study:
-    """A study, or the file it is in. Raises StudyError."""
-    return study if isinstance(study, Study) else Study.read(Path(study))
-
-
-def store_of(study: Study, out: str | Path | None) -> Store:
-    """Where the results of a study are kept."""
-    return Store(Path(out) if out else RUNS / study.name)
 
 
 def plan(study: Study | str | Path, out: str | Path | None = None) -> Plan:
@@ -73,10 +89,10 @@ def rank(study: Study | str | Path, out: str | Path | None = None) -> Ranking:
     asked = read(study)
     store = store_of(asked, out)
     primaries = {choice.name: catalog.find("tasks", choice.name).primary for choice in asked.tasks}
-    records = store.records()
-    if not records:
+    found = store.records()
+    if not found:
         raise StudyError(f"{store.folder}: holds no records yet. Run the study first: leanwatt run.")
-    return with_interrupted(ranked(asked, primaries, records, store.rows), store.interrupted())
+    return with_interrupted(ranked(asked, primaries, found, store.rows), store.interrupted())
 
 
 def report(study: Study | str | Path, out: str | Path | None = None, *, examples: int = 0) -> list[Path]:
@@ -161,14 +177,59 @@ def winner(study: Study | str | Path, out: str | Path | None = None, variant: st
 
 
 def export(
-    study: Study | str | Path, to: str | Path, out: str | Path | None = None, variant: str | None = None
+    study: Study | str | Path,
+    to: str | Path,
+    out: str | Path | None = None,
+    variant: str | None = None,
+    *,
+    form: str = "huggingface",
 ) -> Path:
-    """Copy a variant, the winner unless named, as a Hugging Face folder with a model card."""
+    """Write a variant, the winner unless named, to a folder: as Hugging Face files, or in an engine's own form."""
     from leanwatt.export import export as write
 
     asked = read(study)
+    found = offer(asked, out, variant)
+    return write(rank(asked, out), found, Path(to), form, _some_tickets(asked, found.trial))
+
+
+def _some_tickets(study: Study, trial: Trial) -> list[str]:
+    """Validation tickets of the first task, each once."""
+    from leanwatt import catalog
+
+    examples = catalog.build(study.tasks[0]).examples(trial.variant.fold)
+    bodies = [example.question.prompt.body for example in examples if example.split == "validation"]
+    return list(dict.fromkeys(bodies))
+
+
+def offer(study: Study | str | Path, out: str | Path | None = None, variant: str | None = None) -> Offer:
+    """What is to be put to work: the winner of a study, the variant that is named, or an exported folder."""
+    from leanwatt.offer import Offer
+
+    if is_exported(study):
+        if out is not None or variant is not None:
+            raise StudyError(f"{study}: is an exported folder, which holds one variant; leave out --out and --variant.")
+        return Offer.read(Path(str(study)))
+    asked = read(study)
     trial = winner(asked, out, variant)
-    return write(rank(asked, out), trial, _artifact(asked, out, trial), Path(to), asked.tasks)
+    return Offer.of(asked, rank(asked, out), trial, _artifact(asked, out, trial))
+
+
+def serve(
+    study: Study | str | Path,
+    settings: Settings,
+    out: str | Path | None = None,
+    variant: str | None = None,
+    *,
+    notice: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Put the winner, or an exported folder, behind an API and a page until it is told to stop."""
+    try:
+        from leanwatt.serve import serve as run_server
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("leanwatt"):
+            raise
+        raise missing_extra("leanwatt", "serve", error.name) from error
+    run_server(offer(study, out, variant), settings, notice)
 
 
 def ask(study: Study | str | Path, ticket: str, out: str | Path | None = None, variant: str | None = None) -> Reply:

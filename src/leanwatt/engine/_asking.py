@@ -5,7 +5,7 @@ every option's tokens beside each other, each seeing the prompt and itself only.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from leanwatt.prompt import Encoder, windows
 from leanwatt.question import Answer, Generate, Likelihood, Prompt, Question, Score
 
 Array = NDArray[Any]
+Heard = Callable[[str], None]
+"""Told the whole text so far; its end may still change, where a character or a stop is not complete yet."""
 
 
 class Backend(Protocol):
@@ -41,6 +43,10 @@ class Asking:
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer per question, in order."""
+        return self.stream(questions, {})
+
+    def stream(self, questions: Sequence[Question], heard: Mapping[int, Heard]) -> list[Answer]:
+        """As `answer`; `heard`, by place of the question, is told what is written so far, after every token."""
         answers: dict[int, Answer] = {}
         kinds: list[tuple[type, Any]] = [
             (Score, self._score),
@@ -52,7 +58,8 @@ class Asking:
             mine.sort(key=lambda pair: _length(pair[1]))
             for start in range(0, len(mine), self.batch):
                 part = mine[start : start + self.batch]
-                found = one([question for _, question in part])
+                tell = {row: heard[i] for row, (i, _) in enumerate(part) if i in heard}
+                found = one([question for _, question in part], tell)
                 answers.update(zip((i for i, _ in part), found, strict=True))
         return [answers[i] for i in range(len(questions))]
 
@@ -69,7 +76,7 @@ class Asking:
             second.append(self.backend.step(np.full_like(after, self.encoder.end), after, seen)[:, -1])
         return np.concatenate(first), np.concatenate(second)
 
-    def _score(self, questions: Sequence[Score]) -> Iterator[Answer]:
+    def _score(self, questions: Sequence[Score], _: Mapping[int, Heard]) -> Iterator[Answer]:
         begun = time.perf_counter()
         trees = [self._tree(question) for question in questions]
         ids, positions, mask = _padded(trees)
@@ -102,7 +109,7 @@ class Asking:
         for score, each in zip(scores, cut, strict=True):
             yield Answer(None, (score,), sum(len(window.ids) for window in each))
 
-    def _generate(self, questions: Sequence[Generate]) -> Iterator[Answer]:
+    def _generate(self, questions: Sequence[Generate], heard: Mapping[int, Heard]) -> Iterator[Answer]:
         begun = time.perf_counter()
         encoded = [self.encoder.prompt(question.prompt, room=question.limit) for question in questions]
         ids, positions, mask = _padded([_chain(each.ids) for each in encoded])
@@ -116,6 +123,8 @@ class Asking:
             chosen = self._likeliest(logits, must_go_on)
             for row in sorted(open_rows):
                 written[row].append(int(chosen[row]))
+                if row in heard:
+                    heard[row](self._text(written[row], questions[row]))
                 if self._is_over(written[row], questions[row]):
                     open_rows.discard(row)
             if open_rows:
@@ -123,8 +132,10 @@ class Asking:
                 seen = np.concatenate([seen, np.ones((len(questions), 1, 1), bool)], axis=2)
                 logits = self.backend.step(chosen[:, None], at, seen)[:, -1]
         for question, each, tokens in zip(questions, encoded, written, strict=True):
-            text = _until_stop(self.encoder.text(_without(tokens, self.encoder.end)), question.stop)
-            yield Answer(text, (), len(each.ids), len(tokens), took, each.truncated)
+            yield Answer(self._text(tokens, question), (), len(each.ids), len(tokens), took, each.truncated)
+
+    def _text(self, tokens: list[int], question: Generate) -> str:
+        return _until_stop(self.encoder.text(_without(tokens, self.encoder.end)), question.stop)
 
     def _likeliest(self, logits: Array, must_go_on: Sequence[bool]) -> Array:
         """The next token of each row; not the end of text where the answer must go on."""

@@ -1,0 +1,70 @@
+// A study at work, asked for anew every few seconds. Whatever comes from outside is set as text only.
+"use strict";
+
+const at = (id) => document.getElementById(id);
+const EVERY = 2000;
+
+function put(id, text) { if (at(id).textContent !== text) at(id).textContent = text; }
+
+function made(tag, text, name = "") {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  element.className = name;
+  return element;
+}
+
+function duration(seconds) {
+  if (seconds < 100) return `${Math.round(seconds)} s`;
+  return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function countLine([job, { done, wanted }]) {
+  const line = document.createElement("li");
+  line.append(made("span", job, "name"), made("span", wanted === null ? `${done}` : `${done} of ${wanted}`, "share"));
+  if (wanted) {
+    const bar = document.createElement("progress");
+    bar.max = wanted;
+    bar.value = done;
+    bar.setAttribute("aria-label", job);
+    line.append(bar);
+  }
+  return line;
+}
+
+function bestLine({ label, quality }) {
+  const line = document.createElement("li");
+  const words = Object.entries(quality).map(([task, value]) => `${task} ${value.toFixed(3)}`).join(", ");
+  line.append(made("span", label, "name"), made("span", words, "share"));
+  return line;
+}
+
+function facts(state) {
+  const spent = state.spent;
+  const found = [["Failed or refused", `${state.failed}`]];
+  if (spent) {
+    const energy = spent.joules === null ? "not known" : `${Number(spent.joules.toPrecision(3))} J, ${spent.provenance}`;
+    found.push(["Energy", energy], ["CPU time", duration(spent.cpu_seconds)], ["Time", duration(spent.seconds)]);
+    if (spent.unknown_seconds) found.push(["Energy unknown for", duration(spent.unknown_seconds)]);
+  }
+  if (state.left_seconds !== null) found.push(["Left, about", duration(state.left_seconds)]);
+  if (state.left_hours !== null) found.push(["Left of the budget", `${state.left_hours.toFixed(2)} h`]);
+  if (state.left_kwh !== null) found.push(["Left of the budget", `${Number(state.left_kwh.toPrecision(3))} kWh`]);
+  return found.flatMap(([name, value]) => [made("dt", name), made("dd", value)]);
+}
+
+async function look() {
+  try {
+    const state = await (await fetch("/state")).json();
+    put("study", state.study);
+    put("stage", state.stage);
+    at("counts").replaceChildren(...Object.entries(state.counts).map(countLine));
+    at("facts").replaceChildren(...facts(state));
+    at("best").replaceChildren(...state.best.map(bestLine));
+    put("latest", state.latest);
+    document.title = `${state.stage} - ${state.study}`;
+  } catch {
+    put("stage", "The watch has ended; start it again to go on.");
+  }
+  setTimeout(look, EVERY);
+}
+look();

@@ -1,0 +1,199 @@
+"""How far a study has come, from its records alone: what is done, spent and found, and about how much is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from leanwatt.bill import JOULES_PER_KWH
+from leanwatt.evidence import totals
+from leanwatt.ranking import Making
+from leanwatt.recipe import Trial
+from leanwatt.record import Job, Record
+from leanwatt.study import Study
+
+WARM_UP_SECONDS = 3.0
+"""Of a weighing, where none is known yet."""
+SHOWN = 5
+
+Stage = Literal["nothing yet", "making and grading", "weighing", "confirming", "done"]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Of one kind of job."""
+
+    done: int
+    wanted: int | None
+    """None where it is not known beforehand."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What one variant reached on validation."""
+
+    label: str
+    quality: Mapping[str, float]
+    """The primary metric, by task."""
+
+
+@dataclass(frozen=True)
+class Headway:
+    """A study at one instant."""
+
+    study: str
+    stage: Stage
+    counts: Mapping[str, Count]
+    failed: int
+    """Jobs whose last attempt failed or was refused."""
+    spent: Making | None
+    """By all jobs and attempts so far; None before the first."""
+    best: tuple[Graded, ...]
+    """Best mean quality first."""
+    latest: str
+    """The job that ended last."""
+    left_seconds: float | None
+    """Of what is known to be missing, at the pace so far; confirming, which depends on the results, is not in it."""
+    left_hours: float | None
+    """Of the budget; None where there is none."""
+    left_kwh: float | None
+    """Of the budget; None where there is none, or where the energy is unknown."""
+
+    def data(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """All of it in one line."""
+        parts = [self.stage, *(f"{job} {_of(count)}" for job, count in self.counts.items())]
+        parts += [f"{self.failed} failed or refused"] if self.failed else []
+        parts += [f"{energy_words(self.spent)}, {self.spent.cpu_seconds:.0f} CPU-s spent"] if self.spent else []
+        parts += [f"best {_quality_words(self.best[0])}"] if self.best else []
+        return "; ".join([*parts, *self.left()])
+
+    def left(self) -> list[str]:
+        """Time and budget, as far as they are known."""
+        found = [f"about {duration(self.left_seconds)} left"] if self.left_seconds else []
+        found += [] if self.left_hours is None else [f"{self.left_hours:.2g} h of the budget left"]
+        return found + ([] if self.left_kwh is None else [f"{self.left_kwh:.2g} kWh of the budget left"])
+
+
+def headway(study: Study, primaries: Mapping[str, str], trials: Sequence[Trial], records: Sequence[Record]) -> Headway:
+    """From the trials that were planned, and the records that are there."""
+    known = {trial.id for trial in trials} | {trial.variant.id for trial in trials}
+    last: dict[str, Record] = {}
+    ours = [r for r in records if (r.trial.variant.id if r.job == "make" else r.trial.id) in known]
+    for record in sorted(ours, key=lambda record: record.attempt):
+        last[f"{record.job} {_subject(record)} {record.round}"] = record
+    counts = _counts(study, trials, list(last.values()))
+    spent = totals(ours)
+    newest = max(ours, key=lambda record: str(record.machine.get("utc") or ""), default=None)
+    return Headway(
+        study=study.name,
+        stage=_stage(counts),
+        counts=counts,
+        failed=sum(record.status != "done" for record in last.values()),
+        spent=spent,
+        best=_best(primaries, list(last.values())),
+        latest=f"{newest.job} {newest.trial.label}: {newest.status}" if newest else "",
+        left_seconds=_left_seconds(study, counts, ours),
+        left_hours=_left(study.budget.get("hours"), spent.seconds / 3600 if spent else 0.0),
+        left_kwh=_left(study.budget.get("kwh"), _kwh(spent)),
+    )
+
+
+def _subject(record: Record) -> str:
+    return record.trial.variant.id if record.job == "make" else record.trial.id
+
+
+def _counts(study: Study, trials: Sequence[Trial], last: Sequence[Record]) -> dict[str, Count]:
+    """A trial whose variant could not be made has no further jobs; one that was not graded is not weighed."""
+    ended = {job: [record for record in last if record.job == job] for job in ("make", "grade", "weigh", "confirm")}
+    unmade = {record.trial.variant.id for record in ended["make"] if record.status != "done"}
+    gradable = [trial for trial in trials if trial.is_baseline or trial.variant.id not in unmade]
+    ungraded = {record.trial.id for record in ended["grade"] if record.status != "done"}
+    labels = {trial.label for trial in gradable if trial.id not in ungraded}
+    wanted = {
+        "make": len({trial.variant.id for trial in trials if not trial.is_baseline}),
+        "grade": len(gradable),
+        "weigh": len(labels) * study.protocol.rounds,
+        "confirm": None,
+    }
+    return {job: Count(len(ended[job]), number) for job, number in wanted.items()}
+
+
+def _stage(counts: Mapping[str, Count]) -> Stage:
+    if not any(count.done for count in counts.values()):
+        return "nothing yet"
+    if _missing(counts["grade"]):
+        return "making and grading"
+    return "weighing" if _missing(counts["weigh"]) else "confirming"
+
+
+def _missing(count: Count) -> int:
+    return max(0, (count.wanted or 0) - count.done)
+
+
+def _best(primaries: Mapping[str, str], last: Sequence[Record]) -> tuple[Graded, ...]:
+    """Those that do every task, by the mean of their metrics; seeds and folds each for themselves."""
+    found = []
+    for record in last:
+        values = {task: record.metrics.get(task, {}).get(metric) for task, metric in primaries.items()}
+        quality = {task: value for task, value in values.items() if value is not None}
+        if record.job == "grade" and len(quality) == len(primaries):
+            found.append(Graded(record.trial.label, quality))
+    return tuple(sorted(found, key=lambda graded: -sum(graded.quality.values()))[:SHOWN])
+
+
+def _left_seconds(study: Study, counts: Mapping[str, Count], records: Sequence[Record]) -> float | None:
+    """None until a job of each kind has ended; a weighing is known beforehand to last about its windows."""
+    jobs: tuple[Job, ...] = ("make", "grade", "weigh")
+    seconds = 0.0
+    for job in jobs:
+        missing, spent = _missing(counts[job]), totals([r for r in records if r.job == job and r.status == "done"])
+        done = sum(record.job == job and record.status == "done" for record in records)
+        if not missing:
+            continue
+        if spent is not None and done:
+            seconds += missing * spent.seconds / done
+        elif job == "weigh":
+            seconds += missing * len(study.tasks) * (study.protocol.window_seconds + WARM_UP_SECONDS)
+        else:
+            return None
+    return seconds
+
+
+def _left(budget: float | None, spent: float | None) -> float | None:
+    return None if budget is None or spent is None else budget - spent
+
+
+def _kwh(spent: Making | None) -> float | None:
+    """0 before anything ran; None where a part is unknown, since what is left would be too much."""
+    if spent is None:
+        return 0.0
+    return None if spent.joules is None or spent.unknown_seconds > 0 else spent.joules / JOULES_PER_KWH
+
+
+def energy_words(spent: Making) -> str:
+    """Joules with where they come from, and for how long they are unknown."""
+    if spent.joules is None:
+        return "energy unknown"
+    size, unit = (1e3, "kJ") if spent.joules >= 1e3 else (1.0, "J")
+    without = f", unknown for {duration(spent.unknown_seconds)}" if spent.unknown_seconds else ""
+    return f"{spent.joules / size:.3g} {unit} ({spent.provenance}{without})"
+
+
+def _quality_words(graded: Graded) -> str:
+    return ", ".join(f"{task} {value:.3f}" for task, value in graded.quality.items())
+
+
+def _of(count: Count) -> str:
+    return str(count.done) if count.wanted is None else f"{count.done} of {count.wanted}"
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that fits."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

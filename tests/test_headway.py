@@ -1,0 +1,204 @@
+"""How far a study is, and watching it: from invented records whose truth is known."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invented import PRIMARIES, Truth, World, world
+from rich.console import Console
+
+from leanwatt import watch
+from leanwatt.headway import Count, Headway, duration, headway
+from leanwatt.measurement import Provenance
+from leanwatt.record import Record
+from leanwatt.store import Store
+
+
+def with_metrics(records: list[Record]) -> list[Record]:
+    """Grades have their primary metrics, as jobs write them."""
+    metrics = {"root_cause": {"macro_f1": 0.8}, "response": {"rouge_l": 0.6}}
+    return [replace(record, metrics=metrics) if record.job == "grade" else record for record in records]
+
+
+def at(here: World, *jobs: str, confirmed: tuple[str, ...] = ()) -> Headway:
+    records = [record for record in with_metrics(here.records(confirmed)) if record.job in jobs]
+    return headway(here.study, PRIMARIES, here.trials(), records)
+
+
+def test_before_the_first_record_nothing_is_known() -> None:
+    found = at(world())
+    assert found.stage == "nothing yet"
+    assert found.spent is None
+    assert found.left_seconds is None
+    assert found.left_kwh is None
+    assert found.counts["make"] == Count(0, 4)
+    assert found.line().startswith("nothing yet; make 0 of 4; grade 0 of 5")
+
+
+def test_each_stage_is_told_with_what_is_left() -> None:
+    here = world()
+    making = at(here, "make")
+    assert making.stage == "making and grading"
+    assert making.left_seconds is None, "no grading has ended, so nobody knows"
+    graded = at(here, "make", "grade")
+    assert graded.stage == "weighing"
+    assert graded.counts["weigh"] == Count(0, 25)
+    assert graded.left_seconds == pytest.approx(25 * 2 * (10 + 3)), "windows and warm-ups of two tasks"
+    weighed = at(here, "make", "grade", "weigh")
+    assert weighed.stage == "confirming"
+    assert weighed.left_seconds == 0
+    assert "left" not in weighed.line()
+    assert at(here, "make", "grade", "weigh", "confirm", confirmed=(here.label("plain"),)).counts["confirm"].done == 1
+
+
+def test_spent_is_what_the_records_say_and_budgets_shrink() -> None:
+    here = world()
+    here.settings["budget"] = {"kwh": 1.0, "hours": 2.0}
+    found = at(here, "make", "grade")
+    records = [r for r in here.records() if r.job in ("make", "grade")]
+    joules = sum(m.total.joules or 0 for r in records for m in r.measurements if not m.reused)
+    assert found.spent is not None
+    assert found.spent.joules == pytest.approx(joules)
+    assert found.left_kwh == pytest.approx(1 - joules / 3.6e6)
+    assert found.left_hours == pytest.approx(2 - found.spent.seconds / 3600)
+    assert "kWh of the budget left" in found.line()
+    assert "kJ (measured)" in found.line()
+
+
+def test_a_budget_of_unknown_energy_is_unknown() -> None:
+    here = world()
+    here.settings["budget"] = {"kwh": 1.0}
+    here.provenance = Provenance.ABSENT
+    found = at(here, "make", "grade")
+    assert found.left_kwh is None
+    assert "energy unknown" in found.line()
+
+
+def test_the_best_come_first_and_must_do_every_task() -> None:
+    here = world()
+    records = with_metrics(here.records())
+    label = here.label("wanda")
+    records = [
+        replace(r, metrics={**r.metrics, "response": {"rouge_l": 0.99}}) if r.trial.label == label else r
+        for r in records
+        if r.job == "grade"
+    ]
+    tfidf = next(r for r in records if r.trial.engine.name == "tfidf")
+    records[records.index(tfidf)] = replace(tfidf, metrics={"root_cause": {"macro_f1": 1.0}})
+    found = headway(here.study, PRIMARIES, here.trials(), records)
+    assert found.best[0].label == label
+    assert "tfidf" not in {graded.label for graded in found.best}
+
+
+def test_failed_makes_end_their_trials() -> None:
+    here = world(wanda=Truth(status="failed"))
+    found = at(here, "make", "grade", "weigh")
+    assert found.failed == 1
+    assert found.counts["grade"] == Count(4, 4)
+    assert found.counts["weigh"] == Count(20, 20)
+    assert found.stage == "confirming"
+    assert "1 failed or refused" in found.line()
+
+
+def test_only_the_last_attempt_counts() -> None:
+    here = world()
+    [first, *rest] = [record for record in here.records() if record.job == "make"]
+    failed = replace(first, status="failed")
+    found = headway(here.study, PRIMARIES, here.trials(), [failed, first.again(1), *rest])
+    assert found.failed == 0
+    assert found.counts["make"] == Count(4, 4)
+
+
+def test_records_of_something_else_are_not_counted() -> None:
+    here, other = world(), world()
+    other.settings["seeds"] = [7]
+    found = headway(here.study, PRIMARIES, here.trials(), other.records())
+    assert found.stage == "nothing yet"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_durations_are_short(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_done_is_when_the_report_is_newer_than_all(tmp_path: Path) -> None:
+    here, store = world(), Store(tmp_path)
+    for record in here.records():
+        store.add(replace(record, predictions=None))
+    found = headway(here.study, PRIMARIES, here.trials(), store.records())
+    assert watch.ended(found, store).stage == "confirming"
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").touch()
+    assert watch.ended(found, store).stage == "done"
+    assert watch.ended(at(here, "make"), store).stage == "making and grading"
+
+
+def shown(found: Headway) -> str:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(watch.table(found))
+    console.file.close()
+    return console.export_text()
+
+
+def test_the_terminal_shows_it_all() -> None:
+    here = world()
+    here.settings["budget"] = {"hours": 9}
+    text = shown(at(here, "make", "grade"))
+    for words in ("invented: weighing", "5 of 5", "energy so far", "root_cause 0.800", "about", "h of the budget left"):
+        assert words in text
+    assert "plain" not in text
+    assert here.label("plain") in text, "brackets in a name are no markup"
+
+
+def test_it_is_followed_until_it_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    here = world()
+    stages = [at(here, "make"), at(here, "make", "grade"), replace(at(here, "make"), stage="done")]
+    monkeypatch.setattr(watch, "EVERY_SECONDS", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    seen: Iterator[Headway] = iter(stages)
+    watch.follow(lambda: next(seen))
+    assert next(seen, None) is None
+    monkeypatch.delenv("FORCE_COLOR")
+    watch.follow(lambda: stages[0], once=True)
+    assert "invented: making and grading" in capsys.readouterr().out
+
+
+@pytest.fixture
+def page() -> Iterator[Callable[[Headway], watch.Page]]:
+    opened: list[watch.Page] = []
+
+    def make(found: Headway) -> watch.Page:
+        opened.append(watch.Page(lambda: found))
+        threading.Thread(target=opened[-1].serve, daemon=True).start()
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def got(url: str, **headers: str) -> Any:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as reply:
+        return reply.read(), reply.headers
+
+
+def test_the_page_tells_the_same(page: Callable[[Headway], watch.Page]) -> None:
+    found = at(world(), "make", "grade")
+    here = page(found)
+    state, _ = got(f"{here.url}state")
+    assert json.loads(state) == json.loads(json.dumps(found.data()))
+    for path in ("", "watch.js", "desk.css"):
+        body, headers = got(here.url + path)
+        assert b"innerHTML" not in body
+        assert "default-src 'none'" in headers["content-security-policy"]
+    for url, host, status in ((f"{here.url}nothing", "localhost:1", 404), (f"{here.url}state", "evil.example:80", 403)):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            got(url, host=host)
+        assert refused.value.code == status
+        refused.value.close()
