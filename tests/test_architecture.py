@@ -20,7 +20,7 @@ NAMES = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path 
 LAYERS = (
     # A file imports, when it is loaded, only from lines above its own, or from its own line and to its left.
     ("errors", "near", "network"),
-    ("recipe", "measurement", "question", "source"),
+    ("recipe", "measurement", "question", "source", "saving"),
     ("record", "study", "machine"),
     ("contracts",),
     ("prompt", "console", "metrics", "files", "data", "split", "survey", "model", "training", "calibration"),
@@ -31,7 +31,7 @@ LAYERS = (
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),
     ("charts", "sections", "page", "report"),
-    ("answering", "export"),
+    ("answering", "export", "agreement"),
     ("jobs", "plan"),
     ("pipeline",),
     ("verbs",),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from leanwatt import catalog
-from leanwatt.engine.transformers import relative_error
+from leanwatt.agreement import relative_error
 from leanwatt.errors import ModelError, RefusedError, StoreError
 from leanwatt.model import (
     Codes,

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from leanwatt import contracts
-from leanwatt.errors import MissingExtraError, StudyError, UnknownNameError, not_among
+from leanwatt.errors import StudyError, UnknownNameError, missing_extra, not_among
 from leanwatt.recipe import Choice
 
 ROOMS: dict[str, type[Any]] = {
@@ -49,9 +49,7 @@ def find(room: str, name: str) -> type[Any]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("leanwatt"):
             raise
-        raise MissingExtraError(
-            f"{room}: {name} needs '{error.name}'. Install it with: pip install 'leanwatt[{name}]'"
-        ) from error
+        raise missing_extra(room, name, error.name) from error
     [method] = [cls for cls in vars(module).values() if _is_method(cls, ROOMS[room], module.__name__)]
     return method  # type: ignore[no-any-return]
 

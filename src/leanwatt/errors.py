@@ -14,6 +14,7 @@ LeanwattError
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class LeanwattError(Exception):
@@ -62,3 +63,14 @@ def not_among(kind: str, name: object, known: Iterable[str]) -> str:
     near = get_close_matches(str(name), there, 1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"No '{name}' in {kind}. There are: {', '.join(there) or '(none)'}.{hint}"
+
+
+def missing_extra(room: str, name: str, package: str) -> MissingExtraError:
+    """The error for a method whose package is not there; the extra has the method's name."""
+    return MissingExtraError(f"{room}: {name} needs '{package}'. Install it with: pip install 'leanwatt[{name}]'")
+
+
+def require(package: str, room: str, name: str) -> None:
+    """Raises MissingExtraError where a package that a method needs is not installed; imports nothing."""
+    if find_spec(package) is None:
+        raise missing_extra(room, name, package)

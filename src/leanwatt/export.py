@@ -16,7 +16,7 @@ from leanwatt.ranking import Entry, Figure, Ranking
 from leanwatt.recipe import Choice, Trial, digest
 from leanwatt.verdict import provenance_sentence, sentence
 
-_LEFT_BEHIND = ("openvino-*", "costs.json")
+_LEFT_BEHIND = ("openvino-*", "onnxruntime-*", "llama_cpp-*", "reference-*.npz", "costs.json")
 """What belongs to this machine or to the study's books."""
 
 

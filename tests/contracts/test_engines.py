@@ -9,7 +9,7 @@ import pytest
 from conftest import FAMILIES
 
 from leanwatt import catalog
-from leanwatt.engine.transformers import relative_error
+from leanwatt.agreement import relative_error
 from leanwatt.prompt import Encoder, plain
 from leanwatt.question import Generate, Likelihood, Prompt, Score
 from leanwatt.recipe import Choice
