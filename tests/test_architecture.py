@@ -31,7 +31,7 @@ LAYERS = (
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "verdict", "sweet_spot", "rank"),
     ("charts", "sections", "page", "report"),
-    ("answering", "export", "agreement"),
+    ("answering", "export", "agreement", "shape"),
     ("jobs", "plan"),
     ("pipeline",),
     ("verbs",),

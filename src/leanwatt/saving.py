@@ -7,7 +7,7 @@ from typing import Any
 FEW_ZEROS = 0.01
 """Share of zeros that nobody expects anything from."""
 CODED = ("int", "nf4", "fp8")
-"""A kernel's name begins with one of these where it multiplies with stored codes, and with `dense` where it does not."""
+"""A kernel's name begins with one of these where it multiplies with stored codes, else with `dense`."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""What one can do with a study, as functions: plan, run, rank, report, export, ask, methods, doctor, simulate."""
+"""What one can do, as functions: plan, run, rank, report, export, ask, methods, doctor, profile, simulate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,7 +183,8 @@ def methods(room: str | None = None) -> dict[str, dict[str, Any]]:
         for name in catalog.names(each):
             try:
                 about, settings = catalog.documentation(each, name)
-                found[each][name] = {"about": about, "settings": settings, "installed": True}
+                there = catalog.is_installed(each, name)
+                found[each][name] = {"about": about, "settings": settings, "installed": there}
             except MissingExtraError as error:
                 found[each][name] = {"about": str(error), "settings": {}, "installed": False}
     return found
@@ -203,6 +204,31 @@ def doctor() -> dict[str, Any]:
         "meter": list(chosen()),
         "engines": engines,
     }
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What came of `profile`."""
+
+    outcomes: list[Any]
+    table: str
+
+
+def profile(shape: str, folder: str | Path, engines: Sequence[str], **settings: Any) -> Profiled:
+    """Weigh a model's shape with random weights in each engine; `settings` are the fields of shape.Plan."""
+    import yaml
+
+    from leanwatt.catalog import build
+    from leanwatt.recipe import Choice
+    from leanwatt.shape import Plan, parse, table
+    from leanwatt.shape import profile as profiled
+
+    choices = tuple(Choice.parse("engine", yaml.safe_load(each)) for each in engines)
+    plan = Plan(parse(shape), choices, **settings)
+    for choice in (*choices, plan.meter, plan.executor):
+        build(choice)
+    outcomes = profiled(plan, Path(folder))
+    return Profiled(outcomes, table(outcomes))
 
 
 def simulate(path: str | Path, tickets: int = 9_000, seed: int = 0) -> Path:

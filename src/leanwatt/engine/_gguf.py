@@ -137,7 +137,7 @@ def _dense(tensor: Any, dtype: str) -> tuple[Any, Any]:
 
 
 def _coded(codes: Codes, order: Any) -> tuple[Any, Any, bool]:
-    """Blocks of 32 with a scale of 16 bits: bytes (rows, bytes of a row), their type, whether they are our very codes."""
+    """Blocks of 32 with a scale of 16 bits: bytes (rows, bytes of a row), their type, whether they are our codes."""
     import gguf
 
     kind = {8: gguf.GGMLQuantizationType.Q8_0, 4: gguf.GGMLQuantizationType.Q4_0}[codes.bits]

@@ -99,7 +99,7 @@ def _block(codes: Codes) -> int | None:
 
 
 def _put_codes(traced: Any, codes: Mapping[str, Codes], accuracy: int) -> None:
-    """Replace products with quantized layers by the runtime's integer kernels. Raises RefusedError if one is missing."""
+    """Replace products with quantized layers by integer kernels. Raises RefusedError if one is missing."""
     from onnx import helper
 
     replaced, kept = 0, []

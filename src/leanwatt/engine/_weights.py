@@ -59,7 +59,7 @@ def facts(found: Mapping[str, Any], ran: Ran) -> dict[str, Any]:
 
 
 def symmetric(model: Model) -> dict[str, Codes]:
-    """Codes that are nothing but integers times scales, without an offset or a table: what every integer kernel takes."""
+    """Codes that are integers times scales, without an offset or a table: what every integer kernel takes."""
     return {name: codes for name, codes in model.codes.items() if _is_symmetric(codes)}
 
 
@@ -70,6 +70,6 @@ def _is_symmetric(codes: Codes) -> bool:
 
 
 def safetensors(artifact: Path) -> tuple[Path, ...]:
-    """The dense weights of an artifact, and its adapters; masks and codes are not read by engines that multiply these."""
+    """The dense weights of an artifact, and its adapters; engines that multiply these read no masks and codes."""
     files = [*artifact.glob("model*.safetensors"), *artifact.glob("adapter/*.safetensors")]
     return tuple(sorted(files))

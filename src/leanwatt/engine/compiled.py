@@ -53,7 +53,8 @@ class Compiled(Engine):
         compute = _compute(self.compute, str(model.module.dtype))
         cast(model.module, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[compute])
         told = facts(
-            sizes(model, []), Ran(f"compiled torch {torch.__version__}", compute, f"dense {compute}", safetensors(artifact))
+            sizes(model, []),
+            Ran(f"compiled torch {torch.__version__}", compute, f"dense {compute}", safetensors(artifact)),
         )
         backend = _Graphs(model.module, batch, model.context, self.frozen)
         try:
@@ -66,7 +67,7 @@ class Compiled(Engine):
 def _check_compiler() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Parts of torch deprecate each other when loaded.
-        import torch._inductor.compile_fx
+        import torch._inductor.compile_fx  # noqa: F401
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -99,7 +100,7 @@ class _Graphs:
 
     def __init__(self, module: Any, batch: int, context: int, frozen: bool) -> None:
         self._module, self._batch, self._context = module, batch, context
-        self._options = {"freezing": frozen, "compile_threads": 1}
+        self._options: dict[str, Any] = {"freezing": frozen, "compile_threads": 1}
         self._read, self._begin, self._next = (self._compiled(f) for f in (self._score, self._prefill, self._step))
         self._past: list[Any] = []
         self._before = 0

@@ -55,7 +55,9 @@ class LlamaCpp(Engine):
         folder = converted(made, lambda draft: _convert(artifact, draft, compute))
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         encoder = Encoder(Tokens.open(artifact, plain=about["plain_tokenizer"]), about["context"])
-        with _Native.opened(folder / "model.gguf", batch, about, self.threads or os.cpu_count() or 1) as backend:
+        with _Native.opened(
+            folder / "model.gguf", batch, about, self.threads or len(os.sched_getaffinity(0))
+        ) as backend:
             yield Asking(backend, encoder, batch, _facts(about, folder))
 
 

@@ -1,7 +1,7 @@
-"""ONNX Runtime on CPUs: fp32, and integer weights in its block kernels; at its best with 4 bits and one ticket at a time.
+"""ONNX Runtime on CPUs: fp32, and integer weights in block kernels; at its best with 4 bits and one ticket at a time.
 
-The graph is our own (decision 18), traced once per variant and kept beside it. Integer codes become `MatMulNBits` as they
-are: same integers, same scales. Masks give no saving here.
+The graph is our own (decision 18), traced once per variant and kept beside it. Integer codes become `MatMulNBits` as
+they are: same integers, same scales. Masks give no saving here.
 """
 
 from __future__ import annotations
