@@ -234,7 +234,9 @@ def _fill(parameter: Any, weights: Weights) -> None:
     sizes = sizes[torch.randperm(columns)] / sizes.square().mean().sqrt()
     parameter.mul_(sizes.to(parameter.dtype))
     if weights == "shuffled":
-        parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].view_as(parameter))
+        apart = torch.Generator().manual_seed(0)  # So that all that is drawn after it is drawn alike.
+        order = torch.randperm(parameter.numel(), generator=apart)
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
 def _quantized(model: Any, bits: int) -> None:
@@ -278,7 +280,7 @@ def _phases(case: Case, session: Any, ledger: Ledger) -> Iterator[PhaseCost]:
         count = 0
         seconds = 0.0
         measured: list[Measurement] = []
-        while seconds < case.plan.window_seconds and count < MOST_PASSES:
+        while count == 0 or (seconds < case.plan.window_seconds and count < MOST_PASSES):
             if phase == "decode":
                 passes.prefill()  # Every answer begins after a prompt, which is not weighed here.
             with ledger.stage(phase):

@@ -115,7 +115,7 @@ class Asking:
                 seen = np.concatenate([seen, np.ones((len(questions), 1, 1), bool)], axis=2)
                 logits = self.backend.step(chosen[:, None], at, seen)[:, -1]
         for question, each, tokens in zip(questions, encoded, written, strict=True):
-            text = _until_stop(self.encoder.text(_without(tokens, self.encoder.end)), question.stop)
+            text = until_stop(self.encoder.text(without_end(tokens, self.encoder.end)), question.stop)
             yield Answer(text, (), len(each.ids), len(tokens), took, each.truncated)
 
     def _is_over(self, tokens: list[int], question: Generate) -> bool:
@@ -197,10 +197,10 @@ def _length(question: Question) -> int:
     return len(question.text if isinstance(question, Likelihood) else question.prompt.body)
 
 
-def _without(tokens: list[int], end: int) -> list[int]:
+def without_end(tokens: list[int], end: int) -> list[int]:
     return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
-def _until_stop(text: str, stops: Sequence[str]) -> str:
+def until_stop(text: str, stops: Sequence[str]) -> str:
     ends = [text.index(stop) for stop in stops if stop in text]
     return text[: min(ends)].strip() if ends else text

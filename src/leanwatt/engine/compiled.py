@@ -1,8 +1,8 @@
 """torch.compile: the same model as the reference, as machine code for a few fixed shapes; strong at reading prompts.
 
-Inputs are padded to lengths of 64, 128, 256, ... and to the whole batch, so that the number of graphs is bounded by
-what the context allows, each compiled when first needed. The cache is static. Weights may be frozen: packed anew for
-every graph. Integer codes are unpacked: torchao's low-bit kernels do not take ours as they are (decision 19).
+Inputs are padded to lengths of 64, 128, 256, ... and to the whole batch, so that a context and its options bound the
+number of graphs; each is compiled when first needed. The cache is static. Weights may be frozen: packed anew for every
+graph. Integer codes are unpacked: torchao's low-bit kernels do not take ours as they are (decision 19).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Compiled(Engine):
             sizes(model, []),
             Ran(f"compiled torch {torch.__version__}", compute, f"dense {compute}", safetensors(artifact)),
         )
-        backend = _Graphs(model.module, batch, model.context, self.frozen)
+        backend = _Graphs(model.module, batch, self.frozen)
         try:
             copies = "one for each graph" if self.frozen else "one"
             yield Asking(backend, Encoder(model.tokenizer, model.context), batch, {**told, "weight_copies": copies})
@@ -87,19 +87,19 @@ def _compute(wanted: str, saved: str) -> str:
     return {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}[saved]
 
 
-def rounded_up(length: int, least: int, most: int) -> int:
-    """The shortest of `least`, twice that, and so on that holds `length`, but no longer than `most`."""
+def rounded_up(length: int, least: int) -> int:
+    """The shortest of `least`, twice that, and so on that holds `length`."""
     size = least
     while size < length:
         size *= 2
-    return max(length, min(size, most))
+    return size
 
 
 class _Graphs:
     """Logits from compiled graphs of fixed shapes: rows and tokens are padded, and the padding is cut off again."""
 
-    def __init__(self, module: Any, batch: int, context: int, frozen: bool) -> None:
-        self._module, self._batch, self._context = module, batch, context
+    def __init__(self, module: Any, batch: int, frozen: bool) -> None:
+        self._module, self._batch = module, batch
         self._options: dict[str, Any] = {"freezing": frozen, "compile_threads": 1}
         self._read, self._begin, self._next = (self._compiled(f) for f in (self._score, self._prefill, self._step))
         self._past: list[Any] = []
@@ -109,10 +109,10 @@ class _Graphs:
 
     def prefill(self, ids: Array, positions: Array, mask: Array, keep: int) -> Array:
         rows, width = ids.shape
-        length = rounded_up(width, SHORTEST, self._context)
+        length = rounded_up(width, SHORTEST)
         inputs = self._padded(ids, positions, mask, length)
         if keep > 1:
-            kept = rounded_up(keep, FEWEST, length)
+            kept = min(rounded_up(keep, FEWEST), length)
             return self._array(self._read(*inputs, kept))[:rows, -keep:]
         logits, *past = self._begin(*inputs)
         self._before, self._filled = length - width, length

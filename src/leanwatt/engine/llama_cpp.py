@@ -9,11 +9,9 @@ Llama, Qwen and GPT-2 models against the reference, and no others.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -26,11 +24,14 @@ from leanwatt.engine._stateless import converted
 from leanwatt.engine._tokens import Tokens
 from leanwatt.engine._weights import Ran, facts, sizes
 from leanwatt.errors import RefusedError, require
+from leanwatt.machine import usable_cpus
 from leanwatt.model import load
 from leanwatt.prompt import Encoder
 
 F32, F16 = 0, 1
 """ggml's numbers for the cache's types."""
+ROOM = 2048
+"""Cells of the cache beside those of whole contexts: options lie beside each other, after one prompt."""
 
 
 @final
@@ -55,9 +56,7 @@ class LlamaCpp(Engine):
         folder = converted(made, lambda draft: _convert(artifact, draft, compute))
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         encoder = Encoder(Tokens.open(artifact, plain=about["plain_tokenizer"]), about["context"])
-        with _Native.opened(
-            folder / "model.gguf", batch, about, self.threads or len(os.sched_getaffinity(0))
-        ) as backend:
+        with _Native.opened(folder / "model.gguf", batch, about, self.threads or max(1, int(usable_cpus()))) as backend:
             yield Asking(backend, encoder, batch, _facts(about, folder))
 
 
@@ -78,9 +77,11 @@ def _convert(artifact: Path, folder: Path, compute: str) -> None:
 
 
 def _facts(about: dict[str, Any], folder: Path) -> dict[str, Any]:
+    import llama_cpp as native
+
     compute, bits = about["compute"], about["facts"]["codes_bits"] if about["facts"]["coded_layers"] else None
     ran = Ran(
-        engine=f"llama_cpp {version('llama-cpp-python')}",
+        engine=f"llama_cpp {native.__version__}",
         compute=compute,
         kernel=f"int{bits} weights, {compute}" if bits else f"dense {compute}",
         files=(folder / "model.gguf",),
@@ -115,8 +116,8 @@ class _Batch:
 class _Native:
     """Logits from llama.cpp's context. A branch of a row is one of its sequences; tokens of a prompt are in several."""
 
-    def __init__(self, context: Any, words: int, most: int) -> None:
-        self._context, self._words, self._most = context, words, most
+    def __init__(self, context: Any, words: int, sequences: int, cells: int) -> None:
+        self._context, self._words, self._sequences, self._cells = context, words, sequences, cells
         self._first: list[int] = []
         """The sequence of each row, for the steps."""
 
@@ -135,13 +136,13 @@ class _Native:
         model = native.llama_model_load_from_file(str(path).encode(), how)
         if not model:
             raise RuntimeError(f"engine llama_cpp: {path} was not loaded.")
-        most = native.llama_max_parallel_sequences()
-        context = native.llama_init_from_model(model, _settings(native, batch, about, threads))
+        settings = _settings(native, batch, about, threads)
+        context = native.llama_init_from_model(model, settings)
         if not context:
             native.llama_model_free(model)
             raise RuntimeError("engine llama_cpp: no context could be made; is there too little memory?")
         try:
-            yield cls(context, about["words"], most)
+            yield cls(context, about["words"], settings.n_seq_max, settings.n_ctx)
         finally:
             native.llama_free(context)
             native.llama_model_free(model)
@@ -173,18 +174,21 @@ class _Native:
         return logits
 
     def _groups(self, rows: Sequence[list[list[int]]]) -> Iterator[list[tuple[int, int, list[list[int]]]]]:
-        """Rows with their first sequence, as many together as there are sequences."""
+        """Rows with their first sequence, as many together as there are sequences and cells."""
         group: list[tuple[int, int, list[list[int]]]] = []
-        used = 0
+        used = filled = 0
         for row, sequences in enumerate(rows):
-            needed = 1 + max(max(each) for each in sequences if each)
-            if needed > self._most:
-                raise RefusedError(f"engine llama_cpp: {needed} options at once; it has {self._most} sequences.")
-            if used + needed > self._most:
+            needed, cells = 1 + max(max(each) for each in sequences if each), sum(map(bool, sequences))
+            if needed > self._sequences or cells > self._cells:
+                raise RefusedError(
+                    f"engine llama_cpp: a question with {needed} options and {cells} tokens; it has room for "
+                    f"{self._sequences} options and {self._cells} tokens."
+                )
+            if used + needed > self._sequences or filled + cells > self._cells:
                 yield group
-                group, used = [], 0
+                group, used, filled = [], 0, 0
             group.append((row, used, sequences))
-            used += needed
+            used, filled = used + needed, filled + cells
         yield group
 
     def _forget(self) -> None:
@@ -219,7 +223,7 @@ class _Native:
 def _settings(native: Any, batch: int, about: dict[str, Any], threads: int) -> Any:
     """One cache for all sequences, so that options share their prompt's place in it."""
     settings = native.llama_context_default_params()
-    settings.n_ctx = settings.n_batch = batch * about["context"]
+    settings.n_ctx = settings.n_batch = batch * about["context"] + ROOM
     settings.n_seq_max = native.llama_max_parallel_sequences()
     settings.kv_unified = True
     settings.n_threads = settings.n_threads_batch = threads
