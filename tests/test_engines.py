@@ -256,6 +256,33 @@ def test_without_a_compiler_it_is_refused(saved: Callable[[str], Path], monkeypa
         pass
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("case", [(4, 32, True), (4, 0, True), (8, 0, True), (8, 16, False)])
+def test_codes_go_to_torch_kernels_where_they_fit(
+    family: str, case: tuple[int, int, bool], variant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from leanwatt.agreement import relative_error
+
+    bits, group, is_taken = case
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    folder = variant(family, quantized(bits, group))
+    with built("transformers", compute="fp32").open(folder, 1) as session:
+        expected, whole = session.probe(PROMPTS), session.facts
+    with built("compiled", compute="fp32").open(folder, 2) as session:
+        got, facts = session.probe(PROMPTS), session.facts
+    assert max(relative_error(mine, right) for mine, right in zip(got, expected, strict=True)) < 1e-5
+    assert facts["saving_expected"] is is_taken
+    assert facts["parameters"] == whole["parameters"]
+    assert facts["requantized"] is False
+    if is_taken:
+        assert facts["kernel"] == f"int{bits} weights, fp32"
+        assert facts["weight_bytes"] < whole["weight_bytes"]
+    with built("compiled", compute="fp32", codes="unpacked").open(folder, 1) as session:
+        assert session.facts["kernel"] == "dense fp32"
+
+
 # transformers on a GPU, with stand-ins
 
 

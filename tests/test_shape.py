@@ -97,7 +97,7 @@ def test_an_engine_without_phases_is_named() -> None:
     from leanwatt.ledger import Ledger
 
     with pytest.raises(RefusedError, match="phases"):
-        list(shape._phases(case, object(), Ledger(lambda: None)))  # type: ignore[arg-type, return-value]
+        list(shape.phases(case, object(), Ledger(lambda: None)))  # type: ignore[arg-type, return-value]
 
 
 def test_unknown_engines_are_refused_before_any_work(tmp_path: Path) -> None:

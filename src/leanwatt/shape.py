@@ -260,12 +260,12 @@ class _Weighing:
                 catalog.build(case.plan.meter).open() as read,
                 catalog.build(case.engine).open(artifact, case.batch) as session,
             ):
-                return list(_phases(case, session, Ledger(read)))
+                return list(phases(case, session, Ledger(read)))
         except LeanwattError as error:
             return Failed(case.label, str(error))
 
 
-def _phases(case: Case, session: Any, ledger: Ledger) -> Iterator[PhaseCost]:
+def phases(case: Case, session: Any, ledger: Ledger) -> Iterator[PhaseCost]:
     """Prefill, then decode, each for a window after one pass to warm up."""
     backend = getattr(session, "backend", None)
     if backend is None:

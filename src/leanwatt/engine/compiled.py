@@ -2,7 +2,8 @@
 
 Inputs are padded to lengths of 64, 128, 256, ... and to the whole batch, so that a context and its options bound the
 number of graphs; each is compiled when first needed. The cache is static. Weights may be frozen: packed anew for every
-graph. Integer codes are unpacked: torchao's low-bit kernels do not take ours as they are (decision 19).
+graph. Integer codes go to torch's own kernels, those under torchao, as they are (decision 19): four bits in groups of
+32 to 256, eight bits with one scale per row; others are unpacked. On a GPU use transformers or vllm.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy as np
 
 from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, Asking
+from leanwatt.engine._low_bit import put_kernels
 from leanwatt.engine._weights import Ran, facts, safetensors, sizes
 from leanwatt.errors import RefusedError
-from leanwatt.model import cast, load
+from leanwatt.model import Model, cast, load
 from leanwatt.prompt import Encoder
 
 SHORTEST = 64
@@ -41,6 +43,9 @@ class Compiled(Engine):
     frozen: bool = True
     """Make the weights part of each graph, packed for its shape: faster, at the price of a copy for every graph."""
 
+    codes: Literal["kernels", "unpacked"] = "kernels"
+    """Whether integer codes are multiplied as they are, which pays when writing, or unpacked, which reads faster."""
+
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[Asking]:
         """Load; graphs are compiled at the first questions. Raises RefusedError without a C++ compiler."""
@@ -52,16 +57,23 @@ class Compiled(Engine):
             raise RefusedError("engine compiled: the model has adapters; put `merge: [merge]` after finetune.")
         compute = _compute(self.compute, str(model.module.dtype))
         cast(model.module, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[compute])
-        told = facts(
-            sizes(model, []),
-            Ran(f"compiled torch {torch.__version__}", compute, f"dense {compute}", safetensors(artifact)),
-        )
+        told = self._facts(model, artifact, compute)
         backend = _Graphs(model.module, batch, self.frozen)
         try:
-            copies = "one for each graph" if self.frozen else "one"
-            yield Asking(backend, Encoder(model.tokenizer, model.context), batch, {**told, "weight_copies": copies})
+            yield Asking(backend, Encoder(model.tokenizer, model.context), batch, told)
         finally:
             torch.compiler.reset()
+
+    def _facts(self, model: Model, artifact: Path, compute: str) -> dict[str, Any]:
+        """Puts the integer kernels in: sizes are told of the model as it was."""
+        import torch
+
+        before = sizes(model, [])
+        taken = put_kernels(model) if self.codes == "kernels" else []
+        found = before | {key: value for key, value in sizes(model, taken).items() if key.startswith("coded")}
+        kernel = f"int{taken[0].bits} weights, {compute}" if taken else f"dense {compute}"
+        ran = Ran(f"compiled torch {torch.__version__}", compute, kernel, safetensors(artifact))
+        return {**facts(found, ran), "weight_copies": "one for each graph" if self.frozen else "one"}
 
 
 def _check_compiler() -> None:
