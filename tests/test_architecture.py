@@ -20,7 +20,7 @@ NAMES = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path 
 LAYERS = (
     # A file imports, when it is loaded, only from lines above its own, or from its own line and to its left.
     ("errors", "near", "network"),
-    ("recipe", "measurement", "bill", "question", "source"),
+    ("recipe", "measurement", "bill", "question", "source", "saving"),
     ("record", "study", "machine", "journal"),
     ("contracts",),
     ("prompt", "console", "metrics", "files", "data", "split", "survey", "model"),
@@ -36,7 +36,7 @@ LAYERS = (
     ("weigh", "headway", "listing", "watch"),
     ("form", "answering", "promise", "feedback", "offer", "card", "export"),
     ("serving", "batching", "wire", "keys", "pace", "gate", "gauges", "routes", "serve"),
-    ("windows", "jobs", "plan", "budget"),
+    ("agreement", "shape", "windows", "jobs", "plan", "budget"),
     ("pipeline",),
     ("runs", "service", "verbs"),
     ("options", "cli_serving", "cli", "__init__", "__main__"),

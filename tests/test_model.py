@@ -11,7 +11,7 @@ import pytest
 from matrix import EVERY_FAMILY
 
 from leanwatt import catalog
-from leanwatt.engine.transformers import relative_error
+from leanwatt.agreement import relative_error
 from leanwatt.errors import ModelError, RefusedError, StoreError
 from leanwatt.model import (
     Codes,

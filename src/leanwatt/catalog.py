@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from leanwatt import contracts
-from leanwatt.errors import StudyError, UnknownNameError, missing_extra, not_among
+from leanwatt.errors import MissingExtraError, StudyError, UnknownNameError, missing_extra, not_among
 from leanwatt.recipe import Choice
 
 ROOMS: dict[str, type[Any]] = {
@@ -73,6 +73,17 @@ def build(choice: Choice) -> Any:
         return TypeAdapter(strict).validate_python(dict(choice.settings))
     except ValidationError as error:
         raise StudyError(_first_error(choice, error)) from error
+
+
+def is_installed(room: str, name: str) -> bool:
+    """Whether all that a method needs is there; some ask for their package when they are built, not when loaded."""
+    try:
+        build(Choice(room, name))
+    except MissingExtraError:
+        return False
+    except StudyError:
+        return True  # It has settings without a default.
+    return True
 
 
 def _first_error(choice: Choice, error: Any) -> str:

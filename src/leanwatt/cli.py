@@ -240,6 +240,30 @@ def simulate(
     _show(str(verbs.simulate(path, tickets, seed)))
 
 
+@app.command()
+def profile(
+    shape: Annotated[str, typer.Option(help="14m, 134m, 1b, 8b, or a JSON object with the sizes of a Llama.")],
+    folder: Annotated[Path, typer.Option(help="Where the models are kept.")] = Path("shapes"),
+    engine: Annotated[list[str] | None, typer.Option(help="As in a study; may be given several times.")] = None,
+    bits: Annotated[list[int] | None, typer.Option(help="16, 8 or 4; may be given several times.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="May be given several times.")] = None,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens to read.")] = 128,
+    answer: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Repeats, each in random order.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0, help="Shortest window.")] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Weigh prefill and decode of a model's shape, with random weights: no quality, and no ranking."""
+    from dataclasses import asdict
+
+    from leanwatt import verbs
+
+    asked = {"bits": bits, "batches": batch, "prompt": prompt, "answer": answer, "rounds": rounds}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in asked.items() if value}
+    found = verbs.profile(shape, folder, engine or ["openvino", "transformers"], window_seconds=seconds, **given)
+    _show([asdict(each) for each in found.outcomes] if as_json else found.table)
+
+
 def _show_ranking(ranking: Any, as_json: bool) -> None:
     from dataclasses import asdict
 

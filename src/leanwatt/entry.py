@@ -10,6 +10,7 @@ from leanwatt.evidence import Evidence, making
 from leanwatt.measurement import Energy, Provenance
 from leanwatt.quality import Judge
 from leanwatt.ranking import Entry, Spending, TaskResult
+from leanwatt.saving import expectation
 from leanwatt.spending import Weighed, Windows, costs, counted, idle_watts, load_cost, phases, spending
 from leanwatt.study import Study
 
@@ -51,7 +52,7 @@ class Writer:
             cost=cost,
             phases=phases(line.phases(self.weighed.scale.machine), self.weighed.scale),
             quality=sum(result.quality.value for result in tasks.values()) / len(tasks) if whole else None,
-            note=_note(facts),
+            note=expectation(facts).reason,
             making=making(line.makings(), partial(counted, scale=self.weighed.scale)),
             cost_per_day=self._cost_per_day(line) if cost else None,
             bill=self._bill(spent),
@@ -117,18 +118,3 @@ class Writer:
 
 def _whole(value: object) -> int | None:
     return int(value) if isinstance(value, int | float) else None
-
-
-def _note(facts: Mapping[str, object]) -> str:
-    """Where what was done to the weights cannot pay here, because of what really ran."""
-    kernel, zeros, bits = str(facts.get("kernel") or ""), facts.get("sparsity"), facts.get("codes_bits")
-    said = []
-    if isinstance(zeros, float) and zeros > 0.01 and "sparse" not in kernel:
-        said.append(
-            f"No saving expected from pruning: {zeros:.0%} of the weights are zero and no kernel here skips them."
-        )
-    if bits and kernel.startswith("dense"):
-        said.append(f"No saving expected from {bits} bits: the weights are unpacked and multiplied as {kernel}.")
-    if facts.get("requantized") is True:
-        said.append("The engine quantized the weights again, its own way.")
-    return " ".join(said)

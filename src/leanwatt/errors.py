@@ -13,6 +13,7 @@ LeanwattError
 """
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class LeanwattError(Exception):
@@ -68,3 +69,9 @@ def not_among(kind: str, name: object, known: Iterable[str]) -> str:
     near = get_close_matches(str(name), there, 1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"No '{name}' in {kind}. There are: {', '.join(there) or '(none)'}.{hint}"
+
+
+def require(package: str, room: str, name: str) -> None:
+    """Raises MissingExtraError where a package that a method needs is not installed; imports nothing."""
+    if find_spec(package) is None:
+        raise missing_extra(room, name, package)

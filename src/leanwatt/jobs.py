@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from leanwatt import catalog, metrics
+from leanwatt import agreement, catalog, metrics
 from leanwatt.cache import in_use, is_whole
 from leanwatt.console import progress
 from leanwatt.contracts import Session, Task
@@ -22,7 +22,7 @@ from leanwatt.errors import RefusedError, StoreError, UserError
 from leanwatt.journal import spent, window
 from leanwatt.ledger import Ledger
 from leanwatt.machine import describe, lease
-from leanwatt.question import Example, Generate, Likelihood, Prompt, Split
+from leanwatt.question import Example, Generate, Split
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record, Status
 from leanwatt.study import Study
@@ -33,10 +33,6 @@ WEIGHED = 64
 """Fixed questions of each task that a weighing repeats: enough to mix short and long tickets."""
 LEASE_SECONDS = 600.0
 """How long to wait for another job that weighs on this machine."""
-CHECKED = 8
-"""Prompts on which an engine's logits are compared with the reference engine's."""
-TOLERANCE = 0.25
-"""Relative error of logits above which an engine computes something else: 16 bits give 0.01, garbage 1 and more."""
 
 Rows = list[dict[str, Any]]
 
@@ -224,7 +220,8 @@ def _sessions(bench: Bench, trial: Trial, ledger: Ledger, found: Found, *, check
             found.facts |= session.facts
             if check:
                 with ledger.stage("check"):
-                    found.facts |= _check_logits(bench, trial, session, artifact)
+                    asked = {t: [e.question for e in bench.chosen(t, trial, "validation")] for t in bench.tasks}
+                    found.facts |= agreement.check(str(trial.engine), session, artifact, asked)
             yield from ((task, session) for task in bench.tasks)
         finally:
             opened.__exit__(None, None, None)
@@ -254,28 +251,6 @@ def _fitted(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> Any:
             yield name, session
     if not done:
         raise RefusedError(f"baseline {trial.engine}: can do none of this study's tasks.")
-
-
-def _check_logits(bench: Bench, trial: Trial, session: Any, artifact: Path) -> dict[str, float]:
-    """Prefill and one decode step agree with the reference engine, in fp32. Raises RuntimeError where they do not."""
-    from leanwatt.engine.transformers import Transformers, relative_error
-
-    prompts = []
-    for task in bench.tasks:
-        asked = [e.question for e in bench.chosen(task, trial, "validation")[:CHECKED]]
-        prompts += [Prompt("", q.text, "") if isinstance(q, Likelihood) else q.prompt for q in asked]
-    if not prompts or not hasattr(session, "probe"):
-        return {}
-    with Transformers("fp32").open(artifact, 1) as reference:
-        expected = reference.probe(prompts)
-    got = session.probe(prompts)
-    errors = [relative_error(mine, right) for mine, right in zip(got, expected, strict=True)]
-    if not max(errors) <= TOLERANCE:
-        raise RuntimeError(
-            f"engine {trial.engine}: its logits differ from the reference engine's by {max(errors):.2g} "
-            f"(at most {TOLERANCE} is allowed): it computes something else, and its speed means nothing."
-        )
-    return {"logit_error_prefill": errors[0], "logit_error_decode": errors[1]}
 
 
 def _short(error: Exception) -> str:

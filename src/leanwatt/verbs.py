@@ -262,7 +262,8 @@ def methods(room: str | None = None) -> dict[str, dict[str, Any]]:
         for name in catalog.names(each):
             try:
                 about, settings = catalog.documentation(each, name)
-                found[each][name] = {"about": about, "settings": settings, "installed": True}
+                there = catalog.is_installed(each, name)
+                found[each][name] = {"about": about, "settings": settings, "installed": there}
             except MissingExtraError as error:
                 found[each][name] = {"about": str(error), "settings": {}, "installed": False}
     return found
@@ -314,6 +315,31 @@ def _meter(text: str) -> Choice:
         return Choice.parse("meter", yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise StudyError(f"--meter: got {text!r}, which is not YAML: {error}") from error
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What came of `profile`."""
+
+    outcomes: list[Any]
+    table: str
+
+
+def profile(shape: str, folder: str | Path, engines: Sequence[str], **settings: Any) -> Profiled:
+    """Weigh a model's shape with random weights in each engine; `settings` are the fields of shape.Plan."""
+    import yaml
+
+    from leanwatt.catalog import build
+    from leanwatt.recipe import Choice
+    from leanwatt.shape import Plan, parse, table
+    from leanwatt.shape import profile as profiled
+
+    choices = tuple(Choice.parse("engine", yaml.safe_load(each)) for each in engines)
+    plan = Plan(parse(shape), choices, **settings)
+    for choice in (*choices, plan.meter, plan.executor):
+        build(choice)
+    outcomes = profiled(plan, Path(folder))
+    return Profiled(outcomes, table(outcomes))
 
 
 def simulate(path: str | Path, tickets: int = 9_000, seed: int = 0) -> Path:

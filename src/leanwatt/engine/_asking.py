@@ -135,7 +135,7 @@ class Asking:
             yield Answer(self._text(tokens, question), (), len(each.ids), len(tokens), took, each.truncated)
 
     def _text(self, tokens: list[int], question: Generate) -> str:
-        return _until_stop(self.encoder.text(_without(tokens, self.encoder.end)), question.stop)
+        return until_stop(self.encoder.text(without_end(tokens, self.encoder.end)), question.stop)
 
     def _likeliest(self, logits: Array, must_go_on: Sequence[bool]) -> Array:
         """The next token of each row; not the end of text where the answer must go on."""
@@ -226,10 +226,10 @@ def _length(question: Question) -> int:
     return len(question.text if isinstance(question, Likelihood) else question.prompt.body)
 
 
-def _without(tokens: list[int], end: int) -> list[int]:
+def without_end(tokens: list[int], end: int) -> list[int]:
     return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
-def _until_stop(text: str, stops: Sequence[str]) -> str:
+def until_stop(text: str, stops: Sequence[str]) -> str:
     ends = [text.index(stop) for stop in stops if stop in text]
     return text[: min(ends)].strip() if ends else text

@@ -12,16 +12,16 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
+from leanwatt.engine._stateless import stateless
 from leanwatt.engine._tokens import Tokens
+from leanwatt.engine._weights import sizes
 from leanwatt.errors import RefusedError
-from leanwatt.model import Codes, Model, cast, load, quiet, weight_facts
+from leanwatt.model import Codes, cast, load, quiet
 
-VERSION = 2
+VERSION = 3
 """Raise it when the graph changes: models converted before are then converted anew."""
 ROUNDED = 32
 """Activations that share a scale where they are rounded to 8 bits."""
-HIDDEN = -1e9
-"""Added to a score that must not be seen."""
 
 
 def convert(artifact: Path, folder: Path) -> None:
@@ -34,14 +34,14 @@ def convert(artifact: Path, folder: Path) -> None:
     cast(model.module, torch.float32)
     with quiet():
         traced, heads = _trace(model.module)
-    replaced = _put_codes(traced, model.codes)
+    _put_codes(traced, model.codes)
     ov.save_model(traced, folder / "model.xml", compress_to_fp16=False)
     about = {
         "context": model.context,
         "heads": heads,
         "plain_tokenizer": Tokens.agrees(artifact, model.tokenizer),
         "can_round": _can_round(model.codes),
-        "facts": _facts(model, replaced),
+        "facts": sizes(model, model.codes.values()),
     }
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
@@ -50,7 +50,7 @@ def _trace(module: Any) -> tuple[Any, list[list[int]]]:
     """The graph with named inputs (input_ids, position_ids, mask, keep) and the cache as state."""
     import torch
 
-    wrapped, example, heads = _stateless(module)
+    wrapped, example, heads = stateless(module)
     layers = len(heads) // 2
     past = [f"{kind}.{i}" for i in range(layers) for kind in ("key", "value")]
     with warnings.catch_warnings(), torch.inference_mode():
@@ -78,53 +78,8 @@ def _trace(module: Any) -> tuple[Any, list[list[int]]]:
     return traced, heads
 
 
-def _stateless(module: Any) -> tuple[Any, tuple[Any, ...], list[list[int]]]:
-    """The model with its cache as plain inputs and outputs, an example call, (heads, size) of every cache tensor."""
-    import torch
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    class Stateless(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = module
-
-        def forward(self, input_ids: Any, position_ids: Any, mask: Any, keep: Any, *past: Any) -> Any:
-            cache = DynamicCache()
-            cache.layers = [_layer(*pair) for pair in zip(past[::2], past[1::2], strict=True)]
-            out = self.inner(
-                input_ids=input_ids,
-                position_ids=position_ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=keep,
-            )
-            flat = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
-            return (out.logits, *flat)
-
-    def _layer(keys: Any, values: Any) -> Any:
-        layer = DynamicLayer()
-        layer.keys, layer.values, layer.is_initialized = keys, values, True
-        layer.dtype, layer.device = keys.dtype, keys.device
-        return layer
-
-    batch, tokens, before = 2, 3, 2
-    ids = torch.ones((batch, tokens), dtype=torch.long)
-    first = module(input_ids=ids[:, :before], use_cache=True).past_key_values
-    past = [part.clone() for layer in first.layers for part in (layer.keys, layer.values)]
-    example = (
-        ids,
-        torch.arange(before, before + tokens).repeat(batch, 1),
-        torch.zeros((batch, 1, tokens, before + tokens)),
-        torch.tensor([tokens - 2, tokens - 1]),
-        *past,
-    )
-    return Stateless().eval(), example, [[part.shape[1], part.shape[3]] for part in past]
-
-
-def _put_codes(traced: Any, codes: dict[str, Codes]) -> int:
-    """Replace the weights of quantized layers by their integers; returns how many were replaced."""
+def _put_codes(traced: Any, codes: dict[str, Codes]) -> None:
+    """Replace the weights of quantized layers by their integers. Raises RefusedError where one is not found."""
     replaced = 0
     for node in traced.get_ops():
         if node.get_type_name() != "MatMul":
@@ -139,7 +94,6 @@ def _put_codes(traced: Any, codes: dict[str, Codes]) -> int:
         raise RefusedError(
             f"engine openvino: only {replaced} of {len(codes)} quantized layers were found in the graph."
         )
-    return replaced
 
 
 def _integers(codes: Codes, transposed: bool) -> Any:
@@ -179,14 +133,6 @@ def _packed(values: Any, kind: Any, shape: list[int]) -> Any:
     tensor = ov.Tensor(kind, shape)  # Owns its memory: a tensor around our array would outlive the array.
     tensor.data.reshape(-1)[:] = flat[0::2] | (flat[1::2] << 4)
     return tensor
-
-
-def _facts(model: Model, replaced: int) -> dict[str, Any]:
-    """Sizes as served: 16 bits for what has no codes."""
-    found = weight_facts(model)
-    coded = sum(codes.codes.numel() for codes in model.codes.values())
-    served = (found["parameters"] - coded) * 2 + sum(codes.bytes for codes in model.codes.values())
-    return {**found, "weight_bytes": served, "coded_layers": replaced}
 
 
 def kernels(compiled: Any) -> dict[str, int]:

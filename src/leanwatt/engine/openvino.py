@@ -7,7 +7,6 @@ is quantized anew. Masks give no saving here: zeros are multiplied like other nu
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ import openvino as ov
 from leanwatt.contracts import Engine
 from leanwatt.engine import _openvino_graph as graph
 from leanwatt.engine._asking import Array, Asking
+from leanwatt.engine._stateless import HIDDEN, converted
 from leanwatt.engine._tokens import Tokens
+from leanwatt.engine._weights import Ran, facts
 from leanwatt.errors import RefusedError
 from leanwatt.prompt import Encoder
 
@@ -41,7 +42,8 @@ class Openvino(Engine):
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[Asking]:
         """Convert if that has not been done, and compile."""
-        folder = _converted(artifact)
+        made = artifact / f"openvino-{ov.__version__.split('-')[0]}-{graph.VERSION}"
+        folder = converted(made, lambda draft: graph.convert(artifact, draft))
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         compute = _compute(self.compute)
         if self.activations == "int8" and not about["can_round"]:
@@ -52,8 +54,8 @@ class Openvino(Engine):
         core = ov.Core()
         compiled = core.compile_model(str(folder / "model.xml"), "CPU", self._settings(compute))
         encoder = Encoder(Tokens.open(artifact, plain=about["plain_tokenizer"]), about["context"])
-        facts = {**about["facts"], **_facts(compiled, compute, self.activations, about)}
-        yield Asking(_OpenVino(compiled, about["heads"]), encoder, batch, facts)
+        told = _facts(compiled, compute, self.activations, about, folder)
+        yield Asking(_OpenVino(compiled, about["heads"]), encoder, batch, told)
 
     def _settings(self, compute: str) -> dict[str, Any]:
         kind = {"fp32": "f32", "bf16": "bf16"}[compute]
@@ -75,19 +77,6 @@ def _compute(wanted: str) -> str:
     return wanted
 
 
-def _converted(artifact: Path) -> Path:
-    """The folder of the converted model; made once, and renamed into place when whole."""
-    folder = artifact / f"openvino-{ov.__version__.split('-')[0]}-{graph.VERSION}"
-    if folder.is_dir():
-        return folder
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    graph.convert(artifact, draft)
-    draft.replace(folder)
-    return folder
-
-
 class _OpenVino:
     """Logits from a compiled model that keeps its cache as state."""
 
@@ -107,23 +96,20 @@ class _OpenVino:
         inputs = {
             "input_ids": ids,
             "position_ids": positions,
-            "mask": np.where(mask[:, None], np.float32(0), np.float32(graph.HIDDEN)),
+            "mask": np.where(mask[:, None], np.float32(0), np.float32(HIDDEN)),
             "keep": np.arange(tokens - keep, tokens),
         }
         logits: Array = self._request.infer(inputs)["logits"].copy()
         return logits
 
 
-def _facts(compiled: Any, compute: str, activations: str, about: dict[str, Any]) -> dict[str, Any]:
-    kernels = graph.kernels(compiled)
+def _facts(compiled: Any, compute: str, activations: str, about: dict[str, Any], folder: Path) -> dict[str, Any]:
     stored = about["facts"]["codes_kind"]
-    weights = stored or compute
-    return {
-        "engine": f"openvino {ov.__version__.split('-')[0]}",
-        "weight_dtype": weights,
-        "compute_dtype": compute,
-        "activations": activations if stored else "float",
-        "kernel": f"{weights} weights, {compute}" if stored else f"dense {compute}",
-        "primitives": kernels,
-        "requantized": False,
-    }
+    ran = Ran(
+        engine=f"openvino {ov.__version__.split('-')[0]}",
+        compute=compute,
+        kernel=f"{stored} weights, {compute}" if stored else f"dense {compute}",
+        files=(folder / "model.bin",),
+        activations=activations if stored else "float",
+    )
+    return {**facts(about["facts"], ran), "primitives": graph.kernels(compiled)}

@@ -1,4 +1,8 @@
-"""Plain transformers on torch: the reference that every other engine is checked against."""
+"""Plain transformers on torch: the reference that every other engine is checked against.
+
+On an NVIDIA GPU `sparse: true` multiplies 2:4 masks with torch's semi-structured kernels, and `devices: all` spreads a
+model that is larger than one GPU. Neither has been run on hardware yet: tested on a CPU with stand-ins.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
-import numpy as np
-
 from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, Asking
-from leanwatt.model import Model, cast, load, weight_facts
+from leanwatt.engine._weights import BYTES, Ran, facts, safetensors, sizes
+from leanwatt.errors import RefusedError
+from leanwatt.model import Model, cast, linears, load
 from leanwatt.prompt import Encoder
+
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @final
@@ -23,18 +29,57 @@ class Transformers(Engine):
 
     compute: Literal["auto", "fp32", "bf16"] = "auto"
     """What it multiplies in; auto takes the dtype that the weights are saved in."""
+    sparse: bool = False
+    """Multiply 2:4 masks with kernels that skip the zeros: bf16 on an NVIDIA GPU of 2020 or later."""
+    devices: Literal["one", "all"] = "one"
+    """all spreads the layers over all GPUs, and what does not fit over the CPU's memory."""
 
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[Asking]:
-        """Load the folder into memory."""
+        """Load the folder into memory. Raises RefusedError where 2:4 kernels are asked for and cannot be had."""
         import torch
 
         model = load(artifact)
         if self.compute != "auto":
             cast(model.module, {"fp32": torch.float32, "bf16": torch.bfloat16}[self.compute])
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        module = model.module.to(device)
-        yield Asking(_Torch(module, device), Encoder(model.tokenizer, model.context), batch, _facts(model))
+        device = _device()
+        model.module = _spread(model.module) if self.devices == "all" else model.module.to(device)
+        skipped = _with_sparse_kernels(model, device) if self.sparse else 0
+        encoder = Encoder(model.tokenizer, model.context)
+        yield Asking(_Torch(model.module, device), encoder, batch, _facts(model, artifact, skipped))
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _spread(module: Any) -> Any:
+    """Layers over the devices that there are, in order, each filled before the next."""
+    from accelerate import dispatch_model, infer_auto_device_map
+
+    whole = getattr(module, "_no_split_modules", None) or []
+    return dispatch_model(module, infer_auto_device_map(module, no_split_module_classes=list(whole)))
+
+
+def _with_sparse_kernels(model: Model, device: str) -> int:
+    """Store every 2:4 layer as its kernels want it; how many weights that are. Raises RefusedError."""
+    import torch
+    from torch import nn
+
+    names = [name for name, pattern in model.patterns.items() if pattern == "2:4"]
+    layers = {name: layer for name, layer in linears(model.module).items() if name in names}
+    if device != "cuda":
+        raise RefusedError("engine transformers: sparse needs an NVIDIA GPU; there are no 2:4 kernels for CPUs.")
+    if not layers or not all(isinstance(layer, nn.Linear) for layer in layers.values()):
+        raise RefusedError("engine transformers: sparse needs linear layers with 2:4 masks: prune with pattern: '2:4'.")
+    if model.module.dtype == torch.float32:
+        raise RefusedError("engine transformers: 2:4 kernels multiply 16 bits; set compute: bf16.")
+    for layer in layers.values():
+        packed = torch.sparse.to_sparse_semi_structured(layer.weight.data)
+        layer.weight = nn.Parameter(packed, requires_grad=False)
+    return sum(model.masks[name].numel() for name in layers)
 
 
 class _Torch:
@@ -70,19 +115,9 @@ class _Torch:
         return logits
 
 
-def _facts(model: Model) -> dict[str, Any]:
-    compute = str(model.module.dtype).removeprefix("torch.")
-    return {
-        **weight_facts(model),
-        "engine": "transformers",
-        "weight_dtype": compute,
-        "compute_dtype": compute,
-        "kernel": f"dense {compute}",
-        "weight_bytes": sum(p.numel() * p.element_size() for p in model.module.parameters()),
-        "requantized": False,
-    }
-
-
-def relative_error(got: Array, expected: Array) -> float:
-    """Size of the difference over the size of what is right."""
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+def _facts(model: Model, artifact: Path, skipped: int) -> dict[str, Any]:
+    compute = DTYPES[str(model.module.dtype).removeprefix("torch.")]
+    kernel = f"2:4 sparse {compute}" if skipped else f"dense {compute}"
+    told = facts(sizes(model, []), Ran("transformers", compute, kernel, safetensors(artifact)))
+    # Two of four values and four bits that say which: 36 bits instead of 64.
+    return {**told, "weight_bytes": told["weight_bytes"] - skipped * BYTES[compute] * 7 // 16}

@@ -1,0 +1,234 @@
+"""Variants of one fine-tuned model in every engine at batch 1 and 8: CPU-seconds and joules per ticket.
+
+    leanwatt simulate tickets.csv
+    python benchmarks/engines.py tickets tickets.csv --out runs/engines --minutes 60      # quality and cost, embedded
+    python benchmarks/engines.py shape 134m --out runs/engines-134m --minutes 30          # cost only
+
+`tickets` is a study: same tickets, same run, the same reuse of prompts, rounds in random order. `--reuse runs/tickets`
+takes the models of a finished study instead of training anew. `shape` weighs random weights phase by phase and says
+nothing of quality. Both stop after --minutes, go on from there when started again, and print what there is so far.
+The GPU's table is that of engines_gpu.py.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leanwatt import catalog, shape, verbs
+from leanwatt.ranking import Entry, Ranking
+from leanwatt.recipe import Choice
+from leanwatt.verdict import factor_sentence, short_names, word
+
+TUNED = {"finetune": [{"full": {"precision": "bf16"}}]}
+FP32 = {"transformers": {"compute": "fp32"}}
+SHAPES = ["openvino", "onnxruntime", "llama_cpp", "compiled", "{transformers: {compute: bf16}}", yaml.dump(FP32)]
+BITS = (16, 8, 4)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    tickets = kinds.add_parser("tickets")
+    tickets.add_argument("data", type=Path)
+    tickets.add_argument("--reuse", type=Path, help="folder of a finished study with the same tuned model")
+    tickets.add_argument("--examples", type=int, default=300, help="graded by scoring, and by writing")
+    sizes = kinds.add_parser("shape")
+    sizes.add_argument("shape")
+    sizes.add_argument("--prompt", type=int, default=256)
+    sizes.add_argument("--answer", type=int, default=64)
+    for each in (tickets, sizes):
+        each.add_argument("--out", type=Path, required=True)
+        each.add_argument("--minutes", type=float, default=60.0)
+        each.add_argument("--rounds", type=int, default=5)
+        each.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+        each.add_argument("--seconds", type=float, default=2.0, help="shortest window")
+        each.add_argument("--engines", nargs="+", help="as in a study; default: all that are installed here")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    print(of_tickets(asked) if asked.kind == "tickets" else of_shape(asked))
+
+
+def installed(engines: Sequence[str]) -> list[Any]:
+    """Those of them that can be built here; the others are named on the error stream."""
+    found = []
+    for text in engines:
+        choice = Choice.parse("engine", yaml.safe_load(text))
+        if catalog.is_installed("engine", choice.name):
+            found.append(yaml.safe_load(text))
+        else:
+            print(f"not installed, left out: {choice.name}", file=sys.stderr)
+    return found
+
+
+# Tickets
+
+
+def of_tickets(asked: Any) -> str:
+    """Run the study for so many minutes, and rank what there is."""
+    path = asked.out / "study.yaml"
+    path.write_text(yaml.safe_dump(study(asked), sort_keys=False), encoding="utf-8")
+    if asked.reuse and not (asked.out / "variants").exists():
+        shutil.copytree(asked.reuse / "variants", asked.out / "variants")
+    command = [sys.executable, "-m", "leanwatt", "run", str(path), "--out", str(asked.out)]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        running.wait(timeout=60 * asked.minutes)
+    except subprocess.TimeoutExpired:
+        running.send_signal(signal.SIGINT)
+        running.wait()
+        print("Stopped at the time limit; start it again to go on.", file=sys.stderr)
+    return "\n".join(ticket_lines(verbs.rank(path, asked.out)))
+
+
+def study(asked: Any) -> dict[str, Any]:
+    """The uncompressed model, 8 and 4 bits, 2:4, half the width, and their combinations, in each engine."""
+    engines = installed(asked.engines or SHAPES[:-1])
+    four = {"round_to_nearest": {"bits": 4}}
+    pruned = [{"magnitude": {"pattern": "2:4"}}, {"width": {"keep": 0.5}}]
+    data = {"path": str(asked.data.resolve()), "validation": 0.15, "test": 0.34, "stratify": "cause"}
+    data["known_later"] = ["resolution", "action", "work_notes", "close_code"]
+    slots = {"action": "action", "equipment": "equipment", "place": "place"}
+    return {
+        "name": "engines",
+        "base": "starter",
+        "steps": [TUNED, {"quantize": ["none", {"round_to_nearest": {"bits": 8, "group": 0}}, four]}],
+        "engine": engines,
+        "also": [
+            {"steps": [TUNED], "engine": FP32},
+            {"steps": [TUNED, {"prune": pruned}, {"quantize": ["none", four]}], "engine": engines},
+        ],
+        "batch": asked.batch,
+        "reference": f"starter > full(precision=bf16) | transformers(compute=fp32) | batch {asked.batch[0]}",
+        "tasks": [
+            {"root_cause": {"data": data, "text": "description", "label": "cause"}},
+            {"response": {"data": data, "text": "description", "reference": "resolution", "slots": slots}},
+        ],
+        "protocol": {
+            "quick": {
+                "rounds": asked.rounds,
+                "window_seconds": asked.seconds,
+                "examples": asked.examples,
+                "generations": asked.examples,
+            }
+        },
+        "margin": 0.02,
+    }
+
+
+def ticket_lines(ranking: Ranking) -> list[str]:
+    """The whole table, then the factor taken apart, then what could not run."""
+    names = short_names(ranking)
+    head = "| variant | batch | CPU-s per ticket | J per ticket | of best 16 bit | of fp32 eager | quality | what ran |"
+    lines = [head, "|---|--:|--:|--:|--:|--:|---|---|"]
+    for entry in sorted((e for e in ranking.entries if e.spending), key=lambda e: (e.batch, _cpu(e))):
+        assert entry.spending is not None
+        joules = entry.spending.joules
+        best, eager = yardstick(ranking, entry, is_eager=False), yardstick(ranking, entry, is_eager=True)
+        cells = [
+            names[entry.label],
+            str(entry.batch),
+            f"{_cpu(entry):.3g}",
+            "-" if joules is None else f"{joules.value:.3g}",
+            _share(entry, best),
+            _share(entry, eager),
+            word(entry),
+            str(entry.facts.get("kernel")),
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", ",") for cell in cells) + " |")
+    lines += [
+        "",
+        "`of`: quotients of mean CPU-seconds at the same batch. The factor taken apart, paired in each round:",
+        "",
+    ]
+    lines += [f"- {factor_sentence(factor)} ({names[factor.label]})" for factor in ranking.factors]
+    lines += [f"- {names[e.label]}: {e.status}, {e.why}" for e in ranking.entries if not e.spending]
+    return lines
+
+
+def yardstick(ranking: Ranking, entry: Entry, *, is_eager: bool) -> Entry | None:
+    """At the same batch: the uncompressed model in plain transformers at fp32, or in 16 bits in its best engine."""
+    kinds = ("fp32",) if is_eager else ("bf16", "fp16")
+    same = [
+        each
+        for each in ranking.entries
+        if each.spending
+        and each.batch == entry.batch
+        and not any(step.startswith(("prune", "quantize")) for step in each.steps)
+        and each.facts.get("weight_dtype") in kinds
+        and (not is_eager or each.engine.startswith("transformers"))
+    ]
+    return min(same, key=_cpu, default=None)
+
+
+def _cpu(entry: Entry) -> float:
+    assert entry.spending is not None
+    return entry.spending.cpu_seconds.value
+
+
+def _share(entry: Entry, other: Entry | None) -> str:
+    return "-" if other is None else f"{_cpu(entry) / _cpu(other):.0%}"
+
+
+# A shape
+
+
+def of_shape(asked: Any) -> str:
+    """Weigh case after case in random order, round by round, until the time is over; each is kept as a line of JSON."""
+    kept, deadline = asked.out / "outcomes.jsonl", time.monotonic() + 60 * asked.minutes
+    found = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    done = {(each["round"], each["asked"]) for each in found}
+    for number in range(asked.rounds):
+        plans = list(shape_plans(asked))
+        random.Random(number).shuffle(plans)
+        for name, plan in plans:
+            if (number, name) in done or time.monotonic() > deadline:
+                continue
+            outcomes = [_as_json(each) for each in shape.profile(plan, asked.out)]
+            found += [{"round": number, "asked": name, **each} for each in outcomes]
+            kept.write_text("".join(json.dumps(each) + "\n" for each in found), encoding="utf-8")
+    return shape.table([_from_json(each) for each in found])
+
+
+def shape_plans(asked: Any) -> Any:
+    """One case each, so that a run that is stopped loses one."""
+    for engine in installed(asked.engines or SHAPES):
+        for bits in BITS:
+            for batch in asked.batch:
+                choice = Choice.parse("engine", engine)
+                plan = shape.Plan(
+                    shape.parse(asked.shape),
+                    (choice,),
+                    (bits,),
+                    (batch,),
+                    ("random",),
+                    asked.prompt,
+                    asked.answer,
+                    rounds=1,
+                    window_seconds=asked.seconds,
+                )
+                yield f"{choice} {bits} {batch}", plan
+
+
+def _as_json(outcome: Any) -> dict[str, Any]:
+    return asdict(outcome)
+
+
+def _from_json(line: dict[str, Any]) -> Any:
+    fields = {key: value for key, value in line.items() if key not in ("round", "asked")}
+    return shape.Failed(**fields) if "why" in fields else shape.PhaseCost(**fields)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Does an engine compute what the model is? Checked against the reference engine before anything is graded or weighed.
+
+Two things must agree with plain transformers in fp32: logits (prefill and one decode step, in full batches and alone),
+and the option chosen. A known fast path gives garbage without a word, and looks ten times as fast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leanwatt.errors import RefusedError, StoreError
+from leanwatt.prompt import VERSION as PROMPT_VERSION
+from leanwatt.question import Likelihood, Prompt, Question, Score
+from leanwatt.recipe import digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PROMPTS = 8
+"""Prompts of each task on which logits are compared."""
+ALONE = 2
+"""Prompts that are also asked one at a time: the last batch of a pass is often smaller, and kernels differ by size."""
+TOLERANCE = 0.25
+"""Relative error of logits above which an engine computes something else: 16 bits give 0.01, garbage 1 and more."""
+FIRST = 48
+"""Scored examples on which choices are compared."""
+MORE = 400
+"""Scored examples asked where the first few do not all agree: one of 48 says nothing about 99 %."""
+SAME = 0.99
+"""Least share of equal choices at 16 bits and more."""
+TIE_NATS = 0.1
+"""Options whose scores the reference cannot tell apart: rounding to 16 bits may turn them, and no answer is worse."""
+
+
+def check(engine: str, session: Any, artifact: Path, asked: Mapping[str, Sequence[Question]]) -> dict[str, float]:
+    """How far an opened engine is from the reference: facts for the record. `asked` has the questions of each task.
+
+    `logit_error_prefill`, `logit_error_decode`: size of the difference over size of the reference's logits, the worse
+    of batched and alone. `option_agreement`: share of equal choices on `option_examples`, absent where no task scores
+    options. Raises RuntimeError where the engine computes something else, RefusedError where it cannot be checked.
+    """
+    reference = _Reference(artifact)
+    errors = _logit_errors(engine, session, reference, _prompts(asked))
+    scored = [question for questions in asked.values() for question in questions if isinstance(question, Score)]
+    return {**errors, **_agreement(engine, session, reference, scored)}
+
+
+def _prompts(asked: Mapping[str, Sequence[Question]]) -> list[Prompt]:
+    """The first few of every task; a text whose likelihood is asked serves as a prompt too."""
+    few = [question for questions in asked.values() for question in questions[:PROMPTS]]
+    return [Prompt("", each.text, "") if isinstance(each, Likelihood) else each.prompt for each in few]
+
+
+def _logit_errors(engine: str, session: Any, reference: _Reference, prompts: Sequence[Prompt]) -> dict[str, float]:
+    import numpy as np
+
+    if not prompts:
+        return {}
+    if not hasattr(session, "probe"):
+        raise RefusedError(f"engine {engine}: it gives no logits (`probe`), so nothing proves that it computes right.")
+    expected = reference.logits(prompts)
+    alone = [session.probe([prompt]) for prompt in prompts[:ALONE]]
+    errors = {}
+    for name, right, batched, single in zip(
+        ("prefill", "decode"), expected, session.probe(prompts), zip(*alone, strict=True), strict=True
+    ):
+        found = (relative_error(batched, right), relative_error(np.concatenate(single), right[:ALONE]))
+        # `max` would let a NaN pass when it comes second.
+        errors[name] = float(np.max(found))
+    if not all(error <= TOLERANCE for error in errors.values()):
+        told = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+        raise RuntimeError(
+            f"engine {engine}: its logits differ from the reference engine's by {told} (at most {TOLERANCE} is "
+            "allowed): it computes something else, and its speed means nothing."
+        )
+    return {f"logit_error_{name}": error for name, error in errors.items()}
+
+
+def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Size of the difference over the size of what is right; a constant added to all logits of a row is no difference.
+
+    That constant is free: some engines give logits, others log-probabilities.
+    """
+    import numpy as np
+
+    mine, right = (each - each.mean(-1, keepdims=True) for each in (got, expected))
+    return float(np.linalg.norm(mine - right) / np.linalg.norm(right))
+
+
+def _agreement(engine: str, session: Any, reference: _Reference, scored: Sequence[Score]) -> dict[str, float]:
+    """Compare choices: on the first few, and where these differ on more."""
+    if not scored:
+        return {}
+    found = _compared(session, reference, scored[:FIRST])
+    if found.differ:
+        found = _compared(session, reference, scored[:MORE])
+    if _is_whole(session.facts) and not found.is_good:
+        raise RuntimeError(
+            f"engine {engine}: at 16 bits or more it chose another option than the reference engine on {found.differ} "
+            f"of {found.examples} examples, near ties left out (at least {SAME:.0%} must agree)."
+        )
+    return {"option_agreement": found.equal / found.examples, "option_examples": found.examples}
+
+
+@dataclass(frozen=True)
+class _Choices:
+    examples: int
+    equal: int
+    differ: int
+    """Not equal, and no near tie."""
+
+    @property
+    def is_good(self) -> bool:
+        """At least 99 % are no worse; one may always differ, since of few examples one is more than 1 %."""
+        return self.differ <= max(1, (1 - SAME) * self.examples)
+
+
+def _compared(session: Any, reference: _Reference, scored: Sequence[Score]) -> _Choices:
+    equal = differ = 0
+    for question, got, right in zip(scored, session.answer(scored), reference.scores(scored), strict=True):
+        mine, best = right[question.options.index(got.text)], max(right)
+        equal += mine == best
+        differ += not best - mine <= TIE_NATS
+    return _Choices(len(scored), equal, differ)
+
+
+def _is_whole(facts: Mapping[str, Any]) -> bool:
+    """Weights of 16 bits or more, as they are: lower bits drift, which is reported and graded, and is no fault."""
+    return not facts.get("codes_bits") and not facts.get("requantized") and facts.get("activations", "float") == "float"
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Plain transformers in fp32 on the same artifact; what it once said is kept beside the artifact."""
+
+    artifact: Path
+
+    def logits(self, prompts: Sequence[Prompt]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """After each prompt, and after one more token, each (prompts, words)."""
+        kept = self._kept("logits", [asdict(prompt) for prompt in prompts])
+        found = kept.read() or kept.write(self._session_logits(prompts))
+        return found[0], found[1]
+
+    def scores(self, questions: Sequence[Score]) -> list[list[float]]:
+        """Of every option of each question."""
+        import numpy as np
+
+        kept = self._kept("scores", [asdict(question) for question in questions])
+        found = kept.read() or kept.write([np.array(each) for each in self._session_scores(questions)])
+        return [each.tolist() for each in found]
+
+    def _session_logits(self, prompts: Sequence[Prompt]) -> list[NDArray[Any]]:
+        with self._open() as session:
+            return list(session.probe(prompts))
+
+    def _session_scores(self, questions: Sequence[Score]) -> list[tuple[float, ...]]:
+        with self._open() as session:
+            return [answer.scores for answer in session.answer(questions)]
+
+    def _open(self) -> AbstractContextManager[Any]:
+        from leanwatt.engine.transformers import Transformers
+
+        return Transformers("fp32").open(self.artifact, 1)
+
+    def _kept(self, what: str, asked: Any) -> _Kept:
+        versions = [version(package) for package in ("torch", "transformers")]
+        return _Kept(self.artifact / f"reference-{digest([what, asked, versions, PROMPT_VERSION])}.npz")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Arrays in a file that is there whole or not at all."""
+
+    path: Path
+
+    def read(self) -> list[NDArray[Any]] | None:
+        import numpy as np
+
+        if not self.path.is_file():
+            return None
+        with np.load(self.path, allow_pickle=False) as file:
+            return [file[f"arr_{i}"] for i in range(len(file.files))]
+
+    def write(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Keep and give back. Raises StoreError."""
+        import numpy as np
+
+        draft = self.path.with_name(f".{os.getpid()}-{self.path.name}")
+        try:
+            np.savez(draft, *arrays)
+            draft.replace(self.path)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written ({error.strerror or error}).") from error
+        return arrays

@@ -1,0 +1,54 @@
+"""Was a saving to be expected? What was done to the weights, against the kernels that really ran."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FEW_ZEROS = 0.01
+"""Share of zeros that nobody expects anything from."""
+CODED = ("int", "nf4", "fp8")
+"""A kernel's name begins with one of these where it multiplies with stored codes, else with `dense`."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What theory says about a variant in an engine, in words."""
+
+    is_saving: bool | None
+    """None where nothing was done to the weights that a kernel could use."""
+    reason: str
+
+
+def expectation(facts: Mapping[str, Any]) -> Expectation:
+    """From `kernel`, `sparsity`, `codes_bits` and `requantized`. What is measured is shown as measured all the same."""
+    found = [*_zeros(facts), *_bits(facts)]
+    reasons = [reason for _, reason in found]
+    if facts.get("requantized") is True:
+        reasons.append("The engine quantized the weights again, its own way.")
+    return Expectation(any(pays for pays, _ in found) if found else None, " ".join(reasons))
+
+
+def _zeros(facts: Mapping[str, Any]) -> Iterable[tuple[bool, str]]:
+    zeros, kernel = facts.get("sparsity"), str(facts.get("kernel") or "")
+    if not isinstance(zeros, float) or zeros <= FEW_ZEROS:
+        return
+    if "sparse" in kernel:
+        yield True, f"A saving is expected from pruning: {zeros:.0%} of the weights are zero and {kernel} skips them."
+    else:
+        yield (
+            False,
+            f"No saving expected from pruning: {zeros:.0%} of the weights are zero and no kernel here skips them.",
+        )
+
+
+def _bits(facts: Mapping[str, Any]) -> Iterable[tuple[bool, str]]:
+    bits, kernel = facts.get("codes_bits"), str(facts.get("kernel") or "")
+    if not bits:
+        return
+    if kernel.startswith(CODED):
+        yield True, f"A saving is expected from {bits} bits: the kernels read the integers."
+    else:
+        yield (
+            False,
+            f"No saving expected from {bits} bits: the weights are unpacked and multiplied as {kernel or 'unknown'}.",
+        )
