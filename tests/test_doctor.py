@@ -14,7 +14,7 @@ from meter.test_http import Server, power, server  # noqa: F401
 
 from leanwatt import doctor, verbs
 from leanwatt.doctor import SOURCES, statuses
-from leanwatt.errors import StudyError
+from leanwatt.errors import StudyError, UnknownNameError
 from leanwatt.measurement import SourceStatus
 from leanwatt.meter import _gpus, _http, _zones
 from leanwatt.recipe import Choice
@@ -145,6 +145,11 @@ def test_a_named_library_that_is_not_installed_is_absent() -> None:
 def test_a_meter_that_is_no_meter_is_refused(text: str) -> None:
     with pytest.raises(StudyError, match="meter: got"):
         verbs.doctor(text)
+
+
+def test_a_name_that_is_no_source_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'rapl'"):
+        verbs.doctor("rapll")
 
 
 def test_a_setting_that_cannot_be_is_refused() -> None:

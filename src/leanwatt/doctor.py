@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Final
 
 from leanwatt import catalog
-from leanwatt.errors import MeterError, MissingExtraError
+from leanwatt.errors import MeterError, MissingExtraError, UnknownNameError, not_among
 from leanwatt.measurement import SourceStatus
 from leanwatt.recipe import Choice
 
@@ -18,7 +18,12 @@ LOOK_SECONDS: Final = 6.0
 
 
 def statuses(named: Choice | None = None) -> tuple[SourceStatus, ...]:
-    """Every source as it is found here. `named`: a meter with its settings, which is opened and watched instead."""
+    """Every source as it is found here. `named`: a meter with its settings, which is opened and watched instead.
+
+    Raises UnknownNameError for a name that is none of them.
+    """
+    if named is not None and named.name not in SOURCES:
+        raise UnknownNameError(not_among("the sources", named.name, SOURCES))
     return tuple(
         _watched(named)
         if named is not None and named.name == name

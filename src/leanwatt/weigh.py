@@ -219,7 +219,7 @@ def _journal(folder: Path) -> Iterator[Path]:
         yield path  # The windows are flagged `journal_lost`, and the weighing goes on.
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield path
         path.unlink(missing_ok=True)
     finally:
