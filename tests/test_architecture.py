@@ -36,7 +36,7 @@ LAYERS = (
     ("serving", "batching", "wire", "keys", "pace", "gate", "gauges", "routes", "serve"),
     ("jobs", "plan"),
     ("pipeline",),
-    ("runs", "service", "verbs"),
+    ("runs", "upkeep", "verbs"),
     ("options", "cli_serving", "cli", "__init__", "__main__"),
 )
 BROAD = {"jobs", "cli", "executor.local", "batching", "gate"}
