@@ -38,7 +38,7 @@ LAYERS = (
     ("serving", "batching", "wire", "keys", "pace", "gate", "gauges", "routes", "serve"),
     ("agreement", "shape", "windows", "jobs", "plan", "budget"),
     ("pipeline",),
-    ("runs", "service", "verbs"),
+    ("runs", "upkeep", "verbs"),
     ("options", "cli_serving", "cli", "__init__", "__main__"),
 )
 BROAD = {"jobs", "cli", "executor.local", "batching", "gate"}

@@ -103,6 +103,21 @@ def test_closing_answers_what_was_accepted_and_takes_no_more(held: Held) -> None
     assert not batcher.is_alive
 
 
+def test_the_oldest_is_answered_with_those_most_like_it(held: Held) -> None:
+    batcher = Batcher(held, Even(), Rules(2, 0.0))
+    first = batcher.submit([question("x")])
+    while batcher.waiting:
+        time.sleep(0.001)
+    ended: list[int] = []
+    sizes = [90, 10, 50, 11, 88, 49]
+    for size in sizes:
+        batcher.submit([question("y" * size)]).add_done_callback(lambda done, size=size: ended.append(size))
+    held.gate.set()
+    assert text_of(first) == "x"
+    batcher.close()
+    assert ended == [90, 88, 10, 11, 50, 49]
+
+
 def test_who_leaves_while_waiting_is_not_asked_for(held: Held) -> None:
     batcher = Batcher(held, Even(), Rules(1, 0.0))
     first = batcher.submit([question("first")])

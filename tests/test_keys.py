@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leanwatt import verbs
@@ -81,6 +81,7 @@ def test_a_client_may_ask_so_often_and_is_told_when_again() -> None:
     assert Pace(2, clock=lambda: 0.0).wait_seconds("x") == 0
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 120), st.lists(st.floats(0, 20), max_size=60))
 def test_nobody_gets_more_than_a_full_bucket_and_what_flowed_in(per_minute: int, gaps: list[float]) -> None:
     now = [0.0]

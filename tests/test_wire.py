@@ -1,7 +1,7 @@
 """Streams of text: the pieces are the whole, and nothing is sent that would have to be taken back."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leanwatt.wire import Asked, Message, Steady
@@ -14,6 +14,7 @@ def cut(text: str, stops: list[str]) -> str:
     return bare[: min(ends)].strip() if ends else bare
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text("ab \n", max_size=30), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3))
 def test_the_pieces_make_the_whole(text: str, stops: list[str]) -> None:
     over = [size for size in range(len(text) + 1) if any(stop in text[:size].strip() for stop in stops)]

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from leanwatt.contracts import Session
 from leanwatt.errors import LeanwattError
 from leanwatt.measurement import Energy
-from leanwatt.question import Answer, Question
+from leanwatt.question import Answer, Likelihood, Question
 
 Heard = Callable[[str], None]
 
@@ -79,9 +79,17 @@ class _Waiting:
     future: Future[Answered] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
+    @property
+    def size(self) -> int:
+        """Characters to read: what a batch is padded to follows its longest."""
+        return sum(len(q.text if isinstance(q, Likelihood) else q.prompt.body) for q in self.questions)
+
 
 class Batcher:
-    """Answers requests in batches, first come first served. What was accepted is answered, also while it closes."""
+    """Answers requests in batches: the one that waits longest, and those that are most like it in length.
+
+    What was accepted is answered, also while it closes.
+    """
 
     def __init__(self, session: Session, window: Window, rules: Rules) -> None:
         """`session` and `window` are used by the engine's thread only."""
@@ -145,7 +153,20 @@ class Batcher:
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            return [self._queue.popleft() for _ in range(min(self._rules.most, len(self._queue)))]
+            return self._alike()
+
+    def _alike(self) -> list[_Waiting]:
+        """The oldest is always among them, so that nobody waits for ever."""
+        if len(self._queue) <= self._rules.most:
+            taken = list(self._queue)
+            self._queue.clear()
+            return taken
+        oldest = self._queue[0].size
+        order = sorted(range(1, len(self._queue)), key=lambda place: abs(self._queue[place].size - oldest))
+        chosen = {0, *order[: self._rules.most - 1]}
+        taken = [each for place, each in enumerate(self._queue) if place in chosen]
+        self._queue = deque(each for place, each in enumerate(self._queue) if place not in chosen)
+        return taken
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         """All at once; if that fails, one by one, so that one bad request harms no other."""

@@ -1,4 +1,4 @@
-"""What one can do with a study, as functions: all commands, those of `service.py` included."""
+"""What one can do with a study, as functions: all commands, those of `upkeep.py` included."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from leanwatt.errors import StoreError, StudyError, missing_extra
 from leanwatt.recipe import Choice, Trial
 from leanwatt.record import Record
 from leanwatt.runs import is_exported, read, store_of
-from leanwatt.service import feedback, keys, look, ratings_file, records, watch
 from leanwatt.store import Store
 from leanwatt.study import Study
+from leanwatt.upkeep import feedback, keys, look, ratings_file, records, watch
 
 __all__ = [
     "Reply",
