@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leanwatt.curve import FILE, Curve, Point, read
@@ -33,6 +33,7 @@ def test_the_first_time_counts_and_the_best_is_told() -> None:
     assert found.least_loss == 0.5
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=8), st.floats(0.1, 10), st.floats(0.1, 10))
 def test_a_lower_loss_never_costs_less(losses: list[float], one: float, other: float) -> None:
     high, low = (curve(*losses).cost_to(loss, "cpu_seconds") for loss in (max(one, other), min(one, other)))

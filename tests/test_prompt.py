@@ -134,6 +134,7 @@ def test_a_document_begins_and_ends(tokenizer_folder: Path, tokenizer: Any) -> N
     assert text(Encoder(without, 256), Encoder(without, 256).document("power")) == "</s>power</s>"
 
 
+@settings(deadline=None)
 @given(st.integers(2, 200), st.integers(2, 40))
 def test_windows_predict_every_token_once_with_half_a_context_before(count: int, context: int) -> None:
     found = windows(range(count), context)
