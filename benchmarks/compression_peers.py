@@ -85,8 +85,9 @@ def gptqmodel(method: str, folder: str, ids: list[list[int]], out: str) -> dict[
     import gptqmodel
 
     gptqmodel._default_cpu_workers = lambda: 2  # 7.6 asks for two workers and then has one where there are two cores.
-    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig, extension
 
+    extension.load("pack_block_cpu")  # Compiled on first use; that is no part of compressing.
     clock = _Clock()
     model = GPTQModel.load(folder, QuantizeConfig(bits=4 if "4 bits" in method else 8, group_size=128), device="cpu")
     model.quantize([{"input_ids": each, "attention_mask": [1] * len(each)} for each in ids], batch_size=16)

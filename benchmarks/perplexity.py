@@ -45,7 +45,7 @@ CALIBRATION = 128
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, what its methods calibrate on, and what it is judged on: one text per line."""
+    """A model, what its methods calibrate on, and what it is judged on: texts with an empty line between them."""
 
     name: str
     folder: Path
@@ -78,15 +78,24 @@ def _usual(folder: Path) -> Iterator[Subject]:
             texts = [_written(folder / f"{other.name}-{seed}.txt", _stories(other, seed)) for seed in (0, 1)]
             yield Subject(model.name, model, *texts)
     from leanwatt import starter
-    from leanwatt.simulate import simulate
 
-    base = starter.base()
-    seeds = {"calibration": starter.Shape().seed, "held out": 99}  # It was trained on the first one's tickets.
-    texts = [
-        _written(folder / f"{name}.txt", [f"{r['description']} {r['resolution']}" for r in rows])
-        for name, rows in ((n, simulate(600, seed=seed, bank="pretraining")) for n, seed in seeds.items())
-    ]
-    yield Subject("starter", Path(base.place), *texts)
+    seeds = (starter.Shape().seed, 99)  # It was trained on the first one's tickets.
+    texts = [_written(folder / f"tickets-{seed}.txt", _tickets(seed)) for seed in seeds]
+    yield Subject("starter", Path(starter.base().place), *texts)
+
+
+def _tickets(seed: int) -> list[str]:
+    """Whole tickets as `starter` learnt them."""
+    from leanwatt.prompt import plain
+    from leanwatt.question import Prompt
+    from leanwatt.simulate import simulate
+    from leanwatt.starter import CAUSE, NOTE
+
+    texts = []
+    for place, row in enumerate(simulate(600, seed=seed, bank="pretraining")):
+        (instruction, lead), answer = (NOTE, "resolution") if place % 2 else (CAUSE, "cause")
+        texts.append(f"{plain(Prompt(instruction, row['description'], lead))} {row[answer]}")
+    return texts
 
 
 def _stories(folder: Path, seed: int) -> list[str]:
@@ -107,12 +116,16 @@ def _stories(folder: Path, seed: int) -> list[str]:
         max_new_tokens=220,
         pad_token_id=model.tokenizer.eos_token_id,
     )
-    return model.tokenizer.batch_decode(ids, skip_special_tokens=True)  # type: ignore[no-any-return]
+    return [" ".join(text.split()) for text in model.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def _written(path: Path, texts: list[str]) -> Path:
-    path.write_text("\n".join(" ".join(text.split()) for text in texts), encoding="utf-8")
+    path.write_text("\n\n".join(texts), encoding="utf-8")
     return path
+
+
+def _read(path: Path, most: int) -> list[str]:
+    return [text for text in path.read_text(encoding="utf-8").split("\n\n") if text.strip()][:most]
 
 
 Losses = Mapping[tuple[str, str], "list[float] | str"]
@@ -124,7 +137,7 @@ def _losses(subject: Subject, only: str) -> Iterator[tuple[tuple[str, str], list
     from leanwatt.model import load
 
     dense = load(subject.folder)
-    texts = [line for line in subject.held_out.read_text(encoding="utf-8").splitlines() if line][:TEXTS]
+    texts = _read(subject.held_out, TEXTS)
     counts = [len(dense.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     yield ("untouched", "as it is"), _judge(dense, texts, counts)
     for room in ("prune", "quantize"):
@@ -169,14 +182,13 @@ def _changed(
 
 
 def _context(subject: Subject) -> Any:
-    """Examples of the same text, for methods that read examples only: go on with the second half of a line."""
+    """Examples of the same text, for methods that read examples only: go on with the second half of a text."""
     from leanwatt.contracts import Context
     from leanwatt.question import Example, Generate, Prompt
 
-    lines = [line for line in subject.calibration.read_text(encoding="utf-8").splitlines() if line][:CALIBRATION]
     examples = [
-        Example(str(i), str(i), "train", Generate(Prompt("", line[: len(line) // 2], ""), 256), line[len(line) // 2 :])
-        for i, line in enumerate(lines)
+        Example(str(i), str(i), "train", Generate(Prompt("", text[: len(text) // 2], ""), 256), text[len(text) // 2 :])
+        for i, text in enumerate(_read(subject.calibration, CALIBRATION))
     ]
     return Context(examples, (), 0, subject.calibration.parent, lambda _text, _share: None)
 

@@ -60,9 +60,8 @@ def inverse_factor(gram: torch.Tensor, damping: float, name: str) -> torch.Tenso
     """
     import torch
 
+    refuse_broken(gram, name)
     mean = float(gram.diagonal().mean())
-    if not torch.isfinite(gram).all():
-        raise RefusedError(f"{name}: the inputs in calibration hold NaN or infinite values; the model is broken there.")
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     while damping <= MOST_DAMPING:
         damped = gram + eye * (damping * mean or 1.0)  # Without any input all weights are alike.
@@ -76,6 +75,14 @@ def inverse_factor(gram: torch.Tensor, damping: float, name: str) -> torch.Tenso
         f"{name}: the Gram matrix of the inputs cannot be inverted with a damping up to {MOST_DAMPING}. "
         "Give more or other examples."
     )
+
+
+def refuse_broken(statistics: torch.Tensor, name: str) -> None:
+    """Raises RefusedError, naming the layer, where what was taken from its inputs is not finite."""
+    import torch
+
+    if not torch.isfinite(statistics).all():
+        raise RefusedError(f"{name}: the inputs in calibration hold NaN or infinite values; the model is broken there.")
 
 
 class Rule(Protocol):

@@ -151,13 +151,14 @@ def test_inputs_that_are_never_active_go_first(name: str, saved: Callable[[str],
         assert torch.isfinite(weight_of(linears(model.module)[layer])).all()
 
 
-def test_broken_activations_are_refused_by_name(saved: Callable[[str], Path], context: Any) -> None:
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_broken_activations_are_refused_by_name(name: str, saved: Callable[[str], Path], context: Any) -> None:
     from leanwatt.errors import RefusedError
 
     model = load(saved("llama"))
     model.module.model.layers[1].input_layernorm.weight.data[0] = float("nan")
     with pytest.raises(RefusedError, match=r"layers\.1\.self_attn\.q_proj and .*NaN"):
-        catalog.build(Choice("prune", "sparsegpt", {"sparsity": 0.5})).apply(model, context)
+        catalog.build(Choice("prune", name, {"sparsity": 0.5})).apply(model, context)
 
 
 @pytest.mark.parametrize("name", METHODS)

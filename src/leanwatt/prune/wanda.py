@@ -17,6 +17,7 @@ from leanwatt.calibration import Stage, sample, stages
 from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Model, weight_of
 from leanwatt.prune._masking import Cut, foresee_masks, gone_first, put_on, whole_weights
+from leanwatt.second_order import refuse_broken
 
 if TYPE_CHECKING:
     import torch
@@ -76,4 +77,5 @@ def _scores(model: Model, stage: Stage) -> dict[str, "torch.Tensor"]:
 
     squares = sum(inputs.float().square().sum(0) for inputs in stage.inputs())
     norms = torch.as_tensor(squares).sqrt()
+    refuse_broken(norms, " and ".join(stage.layers))
     return {name: gone_first(model, name, weight_of(each).abs() * norms) for name, each in stage.layers.items()}
