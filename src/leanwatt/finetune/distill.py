@@ -1,8 +1,8 @@
 """Repair a pruned model from its own unpruned parent: it learns the parent's distributions beside the right answers.
 
 Knowledge distillation (Hinton et al., 2015, arXiv:1503.02531) with the model before pruning as the teacher, as in
-Muralidharan et al., 2024, arXiv:2407.14679. For what `width`, `heads`, `depth` or high sparsity broke; a model that
-lost little is repaired by `full` without a teacher that runs beside it. The parent is the model before the first
+Muralidharan et al., 2024, arXiv:2407.14679. For what `width`, `heads`, `depth` or high sparsity broke. The teacher runs
+beside it in every step, which `full` does without: put both into the study. The parent is the model before the first
 pruning of the recipe: fine-tune before pruning, or it teaches a task that it never learned.
 """
 
