@@ -153,6 +153,14 @@ def test_layers_that_read_the_same_tensor_share_it(saved: Callable[[str], Path],
     assert by_last_name["q_proj"] is by_last_name["k_proj"] is by_last_name["v_proj"]
     assert by_last_name["gate_proj"] is by_last_name["up_proj"]
     assert by_last_name["o_proj"] is not by_last_name["q_proj"]
+    [together] = visit.shared_inputs()
+    assert [[name.rpartition(".")[2] for name in names] for names in together] == [
+        ["q_proj", "k_proj", "v_proj"],
+        ["o_proj"],
+        ["gate_proj", "up_proj"],
+        ["down_proj"],
+    ]
+    assert all(tensor.equal(batch[name]) for names, tensor in together.items() for name in names)
 
 
 def test_pieces_of_plain_text(saved: Callable[[str], Path], context: Any, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """OpenVINO: several times faster than eager torch on CPUs, at 16, 8 and 4 bits.
 
-Converted with openvino itself, once per variant, and kept beside it. Integer codes are handed over as they are: nothing
-is quantized anew. Masks give no saving here: zeros are multiplied like other numbers.
+Converted with openvino itself, once per variant, and kept beside it. Codes (integers, or NF4) are handed over as they
+are: nothing is quantized anew. Masks give no saving here: zeros are multiplied like other numbers.
 """
 
 from __future__ import annotations

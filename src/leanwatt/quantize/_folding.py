@@ -97,7 +97,8 @@ def _norms(block: Any, parts: Mapping[str, Any]) -> Iterator[tuple[str, list[str
         # OPT of 350 million parameters has its norms behind, where the residual reads them; Gemma 2 has one there.
         is_before = getattr(block, "do_layer_norm_before", True)
         is_behind = norm == "post_attention_layernorm" and "pre_feedforward_layernorm" in parts
-        if norm in parts and there and is_before and not is_behind and parts[norm].weight is not None:
+        has_weight = getattr(parts.get(norm), "weight", None) is not None
+        if has_weight and there and is_before and not is_behind:
             yield norm, there
 
 

@@ -2,9 +2,9 @@
 
 Each input feature's weights are multiplied by a power of its mean activation, and what feeds the layer is divided by
 it: a norm, the values of attention, the linear branch of an MLP. The power is the one whose rounding changes the
-layers' outputs least; then the range of every group is cut where that helps. Good at four bits, and quicker than gptq
-on wide layers. Behind a bent activation (the second layer of the MLPs of GPT-2, GPT-NeoX and Phi) there is no place
-for scales: there only the ranges are cut. Post-norm models have none at all and are refused.
+layers' outputs least; then the range of every group is cut where that helps. For four bits. Behind a bent activation
+(the second layer of the MLPs of GPT-2, GPT-NeoX and Phi) there is no place for scales: there only the ranges are cut.
+Models with all norms behind the layers have no place at all, and are refused.
 """
 
 from __future__ import annotations
