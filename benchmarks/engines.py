@@ -1,4 +1,4 @@
-"""Variants of one fine-tuned model in every engine at batch 1 and 8: CPU-seconds and joules per ticket.
+"""Variants of one tuned model in every engine at batch 1 and 8: CPU-seconds and joules per ticket, losers included.
 
     leanwatt simulate tickets.csv
     python benchmarks/engines.py tickets tickets.csv --out runs/engines --minutes 60      # quality and cost, embedded
@@ -130,8 +130,8 @@ def study(asked: Any) -> dict[str, Any]:
 def ticket_lines(ranking: Ranking) -> list[str]:
     """The whole table, then the factor taken apart, then what could not run."""
     names = short_names(ranking)
-    head = "| variant | batch | CPU-s per ticket | J per ticket | of best 16 bit | of fp32 eager | quality | what ran |"
-    lines = [head, "|---|--:|--:|--:|--:|--:|---|---|"]
+    head = ["variant", "batch", "CPU-s per ticket", "J per ticket", "of best 16 bit", "of fp32 eager", "tokens out"]
+    lines = [f"| {' | '.join([*head, 'quality', 'what ran'])} |", "|---|--:|--:|--:|--:|--:|--:|---|---|"]
     for entry in sorted((e for e in ranking.entries if e.spending), key=lambda e: (e.batch, _cpu(e))):
         assert entry.spending is not None
         joules = entry.spending.joules
@@ -143,6 +143,7 @@ def ticket_lines(ranking: Ranking) -> list[str]:
             "-" if joules is None else f"{joules.value:.3g}",
             _share(entry, best),
             _share(entry, eager),
+            f"{entry.spending.tokens_out:.1f}",
             word(entry),
             str(entry.facts.get("kernel")),
         ]

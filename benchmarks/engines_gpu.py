@@ -1,4 +1,4 @@
-"""A shape of a billion weights on one NVIDIA GPU: fp32, bf16, fp8, int8, int4 and 2:4 with sparse kernels.
+"""A shape of a billion weights on an NVIDIA GPU: fp32, bf16, fp8, int8, int4, 2:4 in sparse kernels; measured joules.
 
     pip install 'leanwatt' torchao==0.18.0      # with a CUDA build of torch
     python benchmarks/engines_gpu.py --shape 1b --batch 1 8 64 --minutes 30 --out runs/engines-gpu

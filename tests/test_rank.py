@@ -82,6 +82,16 @@ def test_zeros_without_a_kernel_are_not_expected_to_save(usual, table):
     assert "unpacked and multiplied as dense float32" in note and "its own way" in note
 
 
+def test_drift_of_an_engine_at_few_bits_is_told():
+    def said(share):
+        facts = {"codes_bits": 4, "option_agreement": share, "option_examples": 400}
+        return [each for each in world(gptq=Truth(facts=facts)).ranking().caveats if "another option" in each]
+
+    [told] = said(0.95)
+    assert "gptq" in told and "5.0% of 400" in told
+    assert said(0.9925) == []
+
+
 def test_a_baseline_that_lacks_a_task_is_named_and_can_win_that_task():
     good = world(tfidf=Truth(cost=0.01, right=0.93, only=("root_cause",)))
     table = good.ranking()

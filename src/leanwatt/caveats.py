@@ -7,6 +7,7 @@ from leanwatt.measurement import Provenance
 from leanwatt.ranking import Entry, Ranking
 
 FEW_EXAMPLES = 200
+FULL_AGREEMENT = 0.99
 FLAGS = {
     "contended": "other programs used this machine meanwhile",
     "resumed": "the study was interrupted in their round",
@@ -21,6 +22,7 @@ def caveats(ranking: Ranking, gathered: Gathered) -> tuple[str, ...]:
     return (
         *found,
         *_quality(ranking),
+        *_drift(ranking),
         *_flags(gathered),
         *_least_form(ranking),
         *ranking.scale.left_out,
@@ -97,6 +99,17 @@ def _quality(ranking: Ranking) -> Iterable[str]:
             yield f"{task}: up to {cut:.1%} of the tickets were longer than the model's context and were cut."
     if len(ranking.seeds) > 1:
         yield f"{len(ranking.seeds)} seeds: the word for quality is the worst of them, each paired with its reference."
+
+
+def _drift(ranking: Ranking) -> Iterable[str]:
+    """Of engines at few bits; at 16 bits and more such a difference fails the trial."""
+    for entry in ranking.entries:
+        share, examples = entry.facts.get("option_agreement"), entry.facts.get("option_examples")
+        if isinstance(share, float) and share < FULL_AGREEMENT:
+            yield (
+                f"{entry.label}: here it chose another option than in plain transformers on {1 - share:.1%} of "
+                f"{examples} checked examples; its quality here is what was graded in that engine."
+            )
 
 
 def _share(entry: Entry, task: str, metric: str) -> float:

@@ -23,7 +23,6 @@ def progress(what: str) -> Iterator[Progress]:
     with Bars(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True, disable=unseen) as bars:
         line = bars.add_task(what[:48], total=1.0, text="")
         yield lambda text, share: bars.update(line, completed=share, text=text[:80])
-        yield lambda text, share: bars.update(line, completed=share, text=text[:48])
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""torch.compile: the same model as the reference, as machine code for a few fixed shapes; strong at reading prompts.
+"""torch.compile on CPUs: the same model as the reference, as machine code for a few fixed shapes.
 
 Inputs are padded to lengths of 64, 128, 256, ... and to the whole batch, so that a context and its options bound the
 number of graphs; each is compiled when first needed. The cache is static. Weights may be frozen: packed anew for every
@@ -44,7 +44,7 @@ class Compiled(Engine):
     """Make the weights part of each graph, packed for its shape: faster, at the price of a copy for every graph."""
 
     codes: Literal["kernels", "unpacked"] = "kernels"
-    """Whether integer codes are multiplied as they are, which pays when writing, or unpacked, which reads faster."""
+    """Whether integer codes are multiplied as they are, or unpacked: which is cheaper depends on the task."""
 
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[Asking]:

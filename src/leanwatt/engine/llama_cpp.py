@@ -1,4 +1,4 @@
-"""llama.cpp on CPUs, through llama-cpp-python: GGUF files written here, strong when one token follows another.
+"""llama.cpp on CPUs, through llama-cpp-python, from GGUF files that are written here.
 
 Eight- and four-bit codes become its blocks Q8_0 and Q4_0 as they are where groups and scales fit, else the record says
 re-quantized; such blocks are multiplied with activations rounded to 8 bits. Its AMX path crashes on some CPUs

@@ -1,4 +1,4 @@
-"""ONNX Runtime on CPUs: fp32, and integer weights in block kernels; at its best with 4 bits and one ticket at a time.
+"""ONNX Runtime on CPUs: fp32, and integer weights in its block kernels.
 
 The graph is our own (decision 18), traced once per variant and kept beside it. Integer codes become `MatMulNBits` as
 they are: same integers, same scales. Masks give no saving here.
