@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from leanwatt.errors import RefusedError
 from leanwatt.model import linears, quiet, weight_of
 
 
@@ -55,13 +56,23 @@ def _low(layer: Any, precision: str) -> Any:
         if precision == "nf4":
             low = bitsandbytes.nn.Linear4bit(columns, rows, has_bias, compute_dtype=torch.bfloat16, quant_type="nf4")
             low.support_avx512bf16_for_cpu = False  # Looks at validation would repack the weights amid training.
-            low.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+            low.weight = bitsandbytes.nn.Params4bit(
+                weight, requires_grad=False, quant_type="nf4", blocksize=_block(columns)
+            )
         else:
             low = bitsandbytes.nn.Linear8bitLt(columns, rows, has_bias, has_fp16_weights=False, threshold=6.0)
             low.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
         if has_bias:
             low.bias = torch.nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         return low.to("cpu").requires_grad_(False)
+
+
+def _block(columns: int) -> int:
+    """Weights that share a scale. On CPUs blocks that cross rows come back wrong (bitsandbytes 0.50, seen here)."""
+    found = next((size for size in (64, 32) if columns % size == 0), None)
+    if found is None:
+        raise RefusedError(f"finetune lora nf4: a layer has {columns} inputs; a multiple of 32 is needed. Use int8.")
+    return found
 
 
 @contextmanager
