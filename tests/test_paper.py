@@ -130,6 +130,15 @@ def test_16_bit_with_pruning_is_the_best_of_all_only_if_certainly_so(findings: M
     assert findings.best_of_all(case(findings, paper(SIXTEEN_WINS, steps=steps, also=[]))).verdict == "not run"
 
 
+def test_an_unfinished_study_says_so(findings: ModuleType) -> None:
+    world = paper({}, steps=[{"finetune": LORAS[:2]}], also=[])
+    found = case(findings, world)
+    empty = replace(found, ranked=cache(lambda reference, margin: world.ranking(records=[])))
+    told = findings.findings(empty)
+    assert {each.verdict for each in told} == {"not run"}
+    assert all(each.said for each in told)
+
+
 def test_equal_variants_cannot_be_told_apart(findings: ModuleType) -> None:
     found = case(findings, paper({}))
     inference = findings.inference(found)

@@ -120,7 +120,7 @@ def inference(case: Case) -> Finding:
         verdict, words = best(case, sixteen, [label for label in mine if label not in sixteen], "16 bit")
         verdicts.append(verdict)
         said.append(f"{name}: {verdict}. {' '.join(words)}")
-    return Finding(claim, agreed(verdicts), tuple(said))
+    return Finding(claim, agreed(verdicts), tuple(said) or ("Nothing is finished yet.",))
 
 
 def agreed(verdicts: Sequence[Verdict]) -> Verdict:
@@ -150,8 +150,11 @@ def pruning(case: Case) -> Finding:
         verdict = "repeats"
     elif hopeless == count:
         verdict = "does not repeat"
-    tail = (f"{good} of {count} are certainly cheaper and non-inferior at a margin of {case.study.margin:g}.",)
-    return Finding("Pruning makes answers cheaper without loss", verdict, (*said, *(tail if count else ())))
+    if not count:
+        said.append("No pruned variant is finished together with itself unpruned.")
+    else:
+        said.append(f"{good} of {count} are certainly cheaper and non-inferior at a margin of {case.study.margin:g}.")
+    return Finding("Pruning makes answers cheaper without loss", verdict, tuple(said))
 
 
 def best_of_all(case: Case) -> Finding:
