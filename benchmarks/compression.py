@@ -129,7 +129,7 @@ def _self(bench: Bench, job: str) -> list[str]:
 
 
 def _fresh(bench: Bench, python: str, words: list[str]) -> dict[str, Any]:
-    """Run in a process of its own; what it prints last is its result. Raises CalledProcessError."""
+    """Run in a process of its own; the last line that begins with RESULT has it. Raises CalledProcessError."""
     threads = {name: str(bench.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if python != sys.executable:
@@ -137,7 +137,8 @@ def _fresh(bench: Bench, python: str, words: list[str]) -> dict[str, Any]:
     done = subprocess.run([python, *words], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, words, done.stdout, done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    *_, last = (line for line in done.stdout.splitlines() if line.startswith("RESULT"))  # Peers talk before and after.
+    found: dict[str, Any] = json.loads(last.removeprefix("RESULT"))
     return found
 
 
@@ -174,7 +175,7 @@ def prepare(bench: Bench, _: str) -> None:
     tokenizer_of([text[:500_000]], 4000).save_pretrained(bench.model)
     found = sample(load(bench.model), _context(bench), bench.samples, str(bench.out / "text.txt"))
     bench.pieces.write_text(json.dumps([piece.ids for piece in found]), encoding="utf-8")
-    print("{}")
+    print("RESULT {}")
 
 
 def _power_law(rows: int, columns: int) -> Any:
@@ -213,7 +214,7 @@ def compress(bench: Bench, method: str) -> None:
     model.save(bench.out / "row")
     spent = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - used, "peak_bytes": peak()}
     (bench.out / "row" / "model.safetensors").rename(bench.out / "row" / "dense.safetensors")
-    print(json.dumps(spent))
+    print("RESULT", json.dumps(spent))
 
 
 def peak() -> int:
@@ -244,7 +245,7 @@ def errors(bench: Bench, weights: str) -> None:
         found["layer_error"] = _mean(_relative(latest[n] @ new.t(), x[n] @ old.t()) for n, (old, new) in pairs.items())
         found["weights_error"] = _mean(_relative(x[n] @ new.t(), x[n] @ old.t()) for n, (old, new) in pairs.items())
     found["zeros"] = _mean(float((new == 0).float().mean()) for _, new in pairs.values())
-    print(json.dumps(found))
+    print("RESULT", json.dumps(found))
 
 
 def _relative(got: Any, right: Any) -> float:

@@ -2,8 +2,8 @@
 
     python benchmarks/compression_peers.py llmcompressor "wanda 50 %" MODEL PIECES.json OUT
 
-Needs `pip install llmcompressor` (0.14) or `pip install gptqmodel==7.6.0`, each with torch 2.13. Prints seconds, CPU
-seconds and peak bytes as JSON; then leaves the weights that the model computes with in OUT/dense.safetensors.
+Needs `pip install llmcompressor` (0.14) or `pip install gptqmodel==7.6.0`, each with torch 2.13. Prints a line
+RESULT with seconds, CPU seconds and peak bytes; then leaves in OUT/dense.safetensors the weights that it computes with.
 """
 
 import json
@@ -83,6 +83,7 @@ def _dense(model: Any, out: str) -> dict[str, Any]:
 
 def gptqmodel(method: str, folder: str, ids: list[list[int]], out: str) -> dict[str, Any]:
     import gptqmodel
+    import torch
 
     gptqmodel._default_cpu_workers = lambda: 2  # 7.6 asks for two workers and then has one where there are two cores.
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig, extension
@@ -93,6 +94,7 @@ def gptqmodel(method: str, folder: str, ids: list[list[int]], out: str) -> dict[
     model.quantize([{"input_ids": each, "attention_mask": [1] * len(each)} for each in ids], batch_size=16)
     model.save(out)
     clock.tell()
+    torch._dynamo.config.disable = True  # Opened again only to read its weights.
     again = GPTQModel.load(out, backend=BACKEND.TORCH, device="cpu")
     return {
         f"{name.removeprefix('model.model.').removeprefix('model.')}.weight": layer.dequantize_weight().t().float()
@@ -111,7 +113,7 @@ class _Clock:
         spent = {"seconds": time.perf_counter() - self.begun, "cpu_seconds": time.process_time() - self.used}
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-        print(json.dumps(spent | {"peak_bytes": peak}), flush=True)
+        print("\nRESULT", json.dumps(spent | {"peak_bytes": peak}), flush=True)
 
 
 if __name__ == "__main__":

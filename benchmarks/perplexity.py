@@ -9,13 +9,15 @@ not trained on. Methods calibrate on one text and are judged on another. Perplex
 texts of the loss per token, counted in tokens of the untouched model also where a method changes them.
 
 Prints a Markdown table, and for each pair of methods whose order the papers give, whether it comes out, by the paired
-difference over texts with its standard error.
+difference over texts with its standard error. Wanda differs from magnitude by the norms of the inputs; how much these
+differ within a layer (median over layers) stands below.
 """
 
 import argparse
 import dataclasses
 import math
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -61,8 +63,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         subjects = [_given(words) for words in asked.model] or list(_usual(Path(folder)))
         found = {subject.name: dict(_losses(subject, asked.only)) for subject in subjects}
+        spreads = [f"- {each.name}: norms of inputs deviate by {_spread(each):.0%} of their mean" for each in subjects]
     print(table(found))
-    print(*verdicts(found), sep="\n")
+    print(*verdicts(found), *spreads, sep="\n")
 
 
 def _given(words: str) -> Subject:
@@ -191,6 +194,17 @@ def _context(subject: Subject) -> Any:
         for i, text in enumerate(_read(subject.calibration, CALIBRATION))
     ]
     return Context(examples, (), 0, subject.calibration.parent, lambda _text, _share: None)
+
+
+def _spread(subject: Subject) -> float:
+    from leanwatt.calibration import sample, stages
+    from leanwatt.model import load
+
+    model, context, found = load(subject.folder), _context(subject), []
+    for stage in stages(model, sample(model, context, CALIBRATION, str(subject.calibration)), context):
+        norms = sum(inputs.float().square().sum(0) for inputs in stage.inputs()).sqrt()
+        found += [float(norms.std() / norms.mean())] * len(stage.layers)
+    return statistics.median(found)
 
 
 def _judge(model: Any, texts: list[str], counts: list[int]) -> list[float]:
