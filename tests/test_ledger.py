@@ -68,3 +68,22 @@ def test_a_meter_without_devices_gives_no_joules_and_no_zero() -> None:
         pass
     assert ledger.measurements[0].devices == {}
     assert ledger.measurements[0].total.joules is None
+
+
+def test_parts_of_a_stage_share_its_energy_by_their_time() -> None:
+    ledger = ticking()
+    with ledger.stage("prune"):
+        for _ in range(3):
+            with ledger.stage("calibrate"):
+                pass
+        with pytest.raises(RuntimeError), ledger.stage("calibrate"):
+            raise RuntimeError
+    part, whole = ledger.measurements
+    assert (part.stage, part.within, whole.stage, whole.within) == ("calibrate", "prune", "prune", "")
+    assert (part.seconds, whole.seconds) == (4.0, 9.0)
+    assert part.total.joules == pytest.approx(whole.total.joules * 4 / 9)
+    assert part.total.provenance is Provenance.ATTRIBUTED
+    assert whole.total.provenance is Provenance.MEASURED
+    with ledger.stage("save"):
+        pass
+    assert ledger.measurements[-1].within == ""

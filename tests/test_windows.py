@@ -44,7 +44,7 @@ def filled(world: World, shortest: float = 1.0) -> Ledger:
 
     def spoiling(questions: Sequence[Question]) -> list[Answer]:
         number = len(ledger.measurements)
-        if number in world.spoiled and ledger._open:
+        if number in world.spoiled and ledger._parts is not None:
             world.flagged += 1
         return answer(questions)
 

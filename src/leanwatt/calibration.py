@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = 16
+CALIBRATE = "calibrate"
+"""The part of a step that runs the model on the sample: what calibration costs by itself."""
 LONGEST = 256
 """Tokens of one piece of plain text; tickets are as long as they are."""
 
@@ -77,6 +79,7 @@ class Visit:
     """Its linear layers, named as in `linears`."""
     index: int
     batches: Sequence[Batch]
+    context: Context
 
     def outputs(self, batch: Batch) -> torch.Tensor:
         """What leaves the block as it is now, (lessons, longest, features)."""
@@ -98,7 +101,8 @@ class Visit:
         """
         with inputs_of(self.layers) as latest:
             for batch in self.batches:
-                self.outputs(batch)
+                with self.context.stage(CALIBRATE):
+                    self.outputs(batch)
                 yield _real_tokens(latest, batch.real)
 
     def shared_inputs(self) -> Iterator[dict[tuple[str, ...], torch.Tensor]]:
@@ -130,16 +134,19 @@ def walk(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Visit
     for visit in _visits(model, on, context):
         yield visit
         if visit.index < len(stack) - 1:
-            for batch in visit.batches:
-                batch.hidden.copy_(visit.outputs(batch))
+            with context.stage(CALIBRATE):
+                for batch in visit.batches:
+                    batch.hidden.copy_(visit.outputs(batch))
 
 
 def _visits(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Visit]:
     stack, layers = blocks(model.module), linears(model.module)
-    batches = [_entering(model, part, stack) for part in _parts(on)]
+    with context.stage(CALIBRATE):
+        batches = [_entering(model, part, stack) for part in _parts(on)]
     for index, block in enumerate(stack):
         own = {id(each) for each in block.modules()}
-        yield Visit(block, {name: each for name, each in layers.items() if id(each) in own}, index, batches)
+        mine = {name: each for name, each in layers.items() if id(each) in own}
+        yield Visit(block, mine, index, batches, context)
         context.progress("calibration", (index + 1) / len(stack))
 
 
@@ -197,8 +204,9 @@ def _halting(visit: Visit, groups: Sequence[dict[str, Any]]) -> Iterator[Stage]:
     halted: list[Any] = list(visit.batches)
     try:
         for group in [*groups, None]:
-            for i, each in enumerate(passes):
-                with torch.inference_mode():  # Here and not in `run`: the mode belongs to the thread, which all share.
+            # The mode here and not in `run`: it belongs to the thread, which all share.
+            with visit.context.stage(CALIBRATE), torch.inference_mode():
+                for i, each in enumerate(passes):
                     halted[i] = each.switch(halted[i]) if not each else each.switch()
             if group:
                 yield Stage(group, visit.batches, halted)
@@ -247,7 +255,7 @@ def run(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[torch.
     done = 0
     for part in _parts(on):
         ids, seen, _ = tensors(part, model.tokenizer.pad_token_id)
-        with torch.inference_mode():
+        with context.stage(CALIBRATE), torch.inference_mode():
             model.module.base_model(input_ids=ids, attention_mask=seen, use_cache=False)
         yield seen.bool()
         done += len(part)

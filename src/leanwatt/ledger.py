@@ -31,24 +31,39 @@ class Ledger:
     measurements: list[Measurement] = field(default_factory=list)
     idle_watts: Mapping[str, float] = field(default_factory=dict)
     """Per device, read in the same round."""
-    _open: list[str] = field(default_factory=list)
+    _parts: dict[str, tuple[float, float]] | None = None
+    """Of the open stage, by name: seconds and CPU-seconds so far; None while no stage is open."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Tally]:
         """Measure what the block inside spends, even if it fails: its joules are gone all the same.
 
-        A stage inside a stage is a part of it (`within`).
+        A stage inside a stage is a part of it (`within`), however often it is entered. Parts are too short for
+        sensors: a part gets the share of the stage's energy that it has in its CPU time.
         """
         tally, begin = Tally(), self.read()
-        within = self._open[-1] if self._open else ""
-        self._open.append(name)
+        if self._parts is not None:
+            try:
+                yield tally
+            finally:
+                self._add_part(name, begin, self.read())
+            return
+        self._parts = {}
         try:
             yield tally
         finally:
-            self._open.pop()
             spent = Measurement.between(name, begin, self.read())
             counted = replace(spent, answers=tally.answers, tokens_in=tally.tokens_in, tokens_out=tally.tokens_out)
-            self.measurements.append(replace(counted, within=within, idle_watts=self.idle_watts))
+            whole = replace(counted, idle_watts=self.idle_watts)
+            parts, self._parts = self._parts, None
+            self.measurements += [whole.part(*part) for part in parts.items()]
+            self.measurements.append(whole)
+
+    def _add_part(self, name: str, begin: Reading, end: Reading) -> None:
+        assert self._parts is not None
+        seconds, cpu_seconds = self._parts.get(name, (0.0, 0.0))
+        more = (end.at_seconds - begin.at_seconds, end.cpu_seconds - begin.cpu_seconds)
+        self._parts[name] = (seconds + more[0], cpu_seconds + more[1])
 
     def rename_last(self, name: str) -> None:
         """Give the latest measurement another stage."""

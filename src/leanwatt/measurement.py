@@ -222,6 +222,13 @@ class Measurement:
         flags = ("contended",) if _contended(begin, end) else ()
         return cls(stage, seconds, end.cpu_seconds - begin.cpu_seconds, spent, flags=flags)
 
+    def part(self, name: str, took: tuple[float, float]) -> "Measurement":
+        """A part of this stage that `took` so many seconds and CPU-seconds: its energy is its share by CPU time."""
+        seconds, cpu_seconds = took
+        share = min(1.0, cpu_seconds / self.cpu_seconds) if self.cpu_seconds > 0 else 0.0
+        devices = {device: energy.share(share) for device, energy in self.devices.items()} if share else {}
+        return Measurement(name, seconds, cpu_seconds, devices, within=self.stage)
+
     def rest(self, parts: Sequence["Measurement"]) -> "Measurement":
         """What of this stage its parts do not account for; a device that is unknown in one of them is absent."""
         devices = {}

@@ -161,8 +161,8 @@ def synchronize() -> None:
 
 def cuda_is_used() -> bool:
     """Has this process used CUDA through torch?"""
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized())
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)  # Another thread may be importing torch right now.
+    return cuda is not None and bool(cuda.is_initialized())
 
 
 def is_ours(pid: int) -> bool:
