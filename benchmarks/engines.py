@@ -89,6 +89,8 @@ def of_tickets(asked: Any) -> str:
         running.send_signal(signal.SIGINT)
         running.wait()
         print("Stopped at the time limit; start it again to go on.", file=sys.stderr)
+    if not list((asked.out / "records").glob("*")):
+        return "Nothing is finished yet; start it again to go on."
     return "\n".join(ticket_lines(verbs.rank(path, asked.out)))
 
 

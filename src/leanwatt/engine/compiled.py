@@ -42,7 +42,6 @@ class Compiled(Engine):
     """What it multiplies in; auto is bf16 where the CPU has instructions for it, else what the weights are saved in."""
     frozen: bool = True
     """Make the weights part of each graph, packed for its shape: faster, at the price of a copy for every graph."""
-
     codes: Literal["kernels", "unpacked"] = "kernels"
     """Whether integer codes are multiplied as they are, or unpacked: which is cheaper depends on the task."""
 
