@@ -8,7 +8,8 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {"README.md": "quickstart.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md",
-           "benchmarks/RESULTS.md": "RESULTS.md"}  # fmt: skip
+           "benchmarks/RESULTS.md": "RESULTS.md",
+           "examples/paper/README.md": "paper.md"}  # fmt: skip
 """File of the repository -> page of the site."""
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 
