@@ -94,7 +94,7 @@ class Asking:
         prompt = self.encoder.prompt(question.prompt, room=max(map(len, options)))
         return _Tree.grow(prompt.ids, options, truncated=prompt.truncated)
 
-    def _likelihood(self, questions: Sequence[Likelihood]) -> Iterator[Answer]:
+    def _likelihood(self, questions: Sequence[Likelihood], _: Mapping[int, Heard]) -> Iterator[Answer]:
         cut = [windows(self.encoder.document(question.text), self.encoder.context) for question in questions]
         every = [(place, window) for place, each in enumerate(cut) for window in each]
         scores = [0.0] * len(questions)
