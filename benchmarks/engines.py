@@ -149,7 +149,7 @@ def ticket_lines(ranking: Ranking) -> list[str]:
             word(entry),
             str(entry.facts.get("kernel")),
         ]
-        lines.append("| " + " | ".join(cell.replace("|", ",") for cell in cells) + " |")
+        lines.append("| " + " | ".join(cell.replace(" | ", ", ") for cell in cells) + " |")
     lines += [
         "",
         "`of`: quotients of mean CPU-seconds at the same batch. The factor taken apart, paired in each round:",
