@@ -1,6 +1,7 @@
 """Scales moved into norms and linear layers: the same logits, in every family, and the scales that the papers say."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ SCALED = {
 }
 """How many of the layers of two blocks have a place for scales."""
 ON = [Lesson(tuple(range(3, 40)), 0), Lesson(tuple(range(50, 75)), 0)]
-PLAIN = SimpleNamespace(progress=lambda _text, _share: None)
+PLAIN = SimpleNamespace(progress=lambda _text, _share: None, stage=nullcontext)
 
 
 def lively(family: str) -> Model:

@@ -54,13 +54,24 @@ def _in_fresh_process(job: Callable[[Any], Any], item: Any) -> Any:
 
 
 def _start(worker: Any) -> None:
-    """Ctrl-C waits until the worker can answer it: amid its imports it would end with a traceback."""
+    """Ctrl-C waits until the worker can answer it: amid its imports it would end with a traceback.
+
+    Blocked for the worker, which inherits that; put off for ourselves, since Python hands us a Ctrl-C that another of
+    our threads caught, however blocked it is for this one.
+    """
     resource_tracker.ensure_running()  # Its start would let Ctrl-C through again.
+    missed: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, _: missed.append(number)) if is_main else None
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        worker.start()  # Inherits what is blocked.
+        worker.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+    if missed:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 @dataclass(frozen=True)
