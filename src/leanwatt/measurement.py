@@ -207,11 +207,11 @@ class Measurement:
     answers: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    within: str = ""
-    """The stage that this one is a part of; empty for the stages of a job, which add up to it."""
     reused: bool = False
     """Spent by an earlier trial that made the same thing; study totals leave it out."""
     flags: tuple[str, ...] = ()
+    within: str = ""
+    """The stage that this one is a part of; empty for the stages of a job, which add up to it."""
 
     @classmethod
     def between(cls, stage: str, begin: Reading, end: Reading) -> "Measurement":

@@ -18,7 +18,7 @@ from leanwatt.engine._asking import Array, until_stop, without_end
 from leanwatt.engine._weights import Ran, facts, safetensors, sizes
 from leanwatt.errors import RefusedError, require
 from leanwatt.model import load
-from leanwatt.prompt import Encoded, Encoder
+from leanwatt.prompt import Encoded, Encoder, windows
 from leanwatt.question import Answer, Generate, Likelihood, Prompt, Question, Score
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -151,7 +151,10 @@ class _Session:
 
     def _generate(self, questions: Sequence[Generate]) -> Iterator[Answer]:
         prompts = [self.encoder.prompt(question.prompt, room=question.limit) for question in questions]
-        settings = [{"max_tokens": question.limit, "stop": list(question.stop)} for question in questions]
+        settings = [
+            {"max_tokens": question.limit, "min_tokens": question.at_least, "stop": list(question.stop)}
+            for question in questions
+        ]
         outputs = self._ask([prompt.ids for prompt in prompts], settings)
         for question, prompt, output in zip(questions, prompts, outputs, strict=True):
             tokens = list(output.outputs[0].token_ids)
@@ -159,9 +162,13 @@ class _Session:
             yield Answer(text, (), len(prompt.ids), len(tokens), None, prompt.truncated)
 
     def _likelihood(self, questions: Sequence[Likelihood]) -> Iterator[Answer]:
-        ids = [self.encoder.answer(question.text)[-self.encoder.context + 1 :] for question in questions]
-        for each, output in zip(ids, self._ask(ids, [READ] * len(ids)), strict=True):
-            yield Answer(None, (_summed(output, each, 1),), len(each))
+        # One place is left free: vLLM generates at least one token.
+        cut = [windows(self.encoder.document(question.text), self.encoder.context - 1) for question in questions]
+        every = [window.ids for each in cut for window in each]
+        outputs = iter(self._ask(every, [READ] * len(every)))
+        for each in cut:
+            score = sum(_summed(next(outputs), window.ids, len(window.ids) - window.fresh) for window in each)
+            yield Answer(None, (score,), sum(len(window.ids) for window in each))
 
 
 def _summed(output: Any, ids: Sequence[int], start: int) -> float:
