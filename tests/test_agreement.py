@@ -144,9 +144,9 @@ def test_a_wrong_engine_fails_its_trial(
     [trial] = flow.space
     flow._do("make", [trial])
     flow._do("grade", [trial])
-    record = flow._last("grade", trial)
+    record = flow._agenda.last("grade", trial)
     assert record is not None
     assert record.status == "failed"
     assert "its speed means nothing" in str(record.error)
     flow._weigh(0)
-    assert not flow._has("weigh", trial)
+    assert not flow._agenda.has("weigh", trial)

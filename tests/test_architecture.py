@@ -36,12 +36,12 @@ LAYERS = (
     ("weigh", "headway", "listing", "watch"),
     ("form", "answering", "promise", "feedback", "offer", "card", "export"),
     ("serving", "batching", "wire", "keys", "pace", "gate", "gauges", "routes", "serve"),
-    ("agreement", "shape", "windows", "jobs", "plan", "budget"),
+    ("agreement", "shape", "windows", "jobs", "plan", "budget", "agenda"),
     ("pipeline",),
     ("runs", "upkeep", "verbs"),
     ("options", "cli_serving", "cli", "__init__", "__main__"),
 )
-BROAD = {"jobs", "cli", "executor.local", "batching", "gate"}
+BROAD = {"jobs", "cli", "executor._process", "batching", "gate"}
 """Where a broad except may stand: a failure becomes data, words, a message to the parent, or one request's answer."""
 HEAVY = ("torch", "transformers", "numpy", "pandas", "sklearn", "scipy", "peft", "plotly", "pyarrow", "tokenizers")
 

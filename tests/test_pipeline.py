@@ -16,6 +16,7 @@ import pytest
 from leanwatt import verbs
 from leanwatt.errors import StudyError
 from leanwatt.form import likely
+from leanwatt.jobs import Turn
 from leanwatt.pipeline import Flow
 from leanwatt.plan import check
 from leanwatt.recipe import Choice
@@ -221,13 +222,15 @@ def test_a_worker_that_is_killed_still_tells_what_it_spent(
     from leanwatt.journal import window
     from leanwatt.meter.estimate import Estimate
 
-    def dies(self: Local, job: Any, items: Any) -> Any:
+    def dies(self: Local, job: Any, items: Any, **_: Any) -> Any:
         for item in items:
-            if job.job == "grade":
-                with Estimate().open() as read, window(read, "grade", job.journal):
+            if isinstance(item, Turn) and item.attempt.job == "grade":
+                journal = item.attempt.journal
+                assert journal is not None
+                with Estimate().open() as read, window(read, "grade", journal):
                     sum(i * i for i in range(10**6))
-                text = job.journal.read_text().splitlines()
-                job.journal.write_text("\n".join(text[:-1]).replace('"begin"', '"beat"'))
+                text = journal.read_text().splitlines()
+                journal.write_text("\n".join(text[:-1]).replace('"begin"', '"beat"'))
                 yield WorkerDied(item, "killed")
             else:
                 yield job(item)

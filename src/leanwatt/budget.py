@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from leanwatt.account import WALL, account
+from leanwatt.account import TRIED, WALL, account
 from leanwatt.errors import StudyError
 from leanwatt.plan import SECONDS_PER_START, Needs
 from leanwatt.recipe import Recipe, Trial
@@ -24,22 +24,23 @@ class Budget:
     study: Study
     needs: Needs
 
-    def refusal(self, trial: Trial, records: Sequence[Record]) -> str | None:
-        """Why this trial no longer fits; None where it does, or where the study has no budget.
+    def refusal(self, trial: Trial, records: Sequence[Record], begun: Sequence[Trial] = ()) -> str | None:
+        """Why this trial no longer fits beside those begun; None where it does, or where the study has no budget.
 
         Raises StudyError where a kWh budget cannot be kept, because nothing here tells joules.
         """
         limits, spent = self.study.budget, account(records)
         if not limits:
             return None
-        seconds = Forecast(self.needs, records).seconds([trial])
+        seconds = Forecast(self.needs, records).seconds([*begun, trial])
+        tried = {record.trial.id for record in records if record.job in TRIED}
         if "kwh" in limits and spent.joules is None and spent.seconds > 0:
             raise StudyError(
                 f"budget.kwh: no stage so far has a figure in joules (meter {self.study.meter}), so a budget in kWh "
                 "cannot be kept. Use `hours` or `trials`, or `meter: estimate`."
             )
         after = {
-            "trials": spent.trials + 1.0,
+            "trials": float(len(tried | {each.id for each in (*begun, trial)})),
             "hours": (spent.seconds + seconds) / 3600,
             "kwh": ((spent.joules or 0.0) + (spent.watts or 0.0) * seconds) / 3.6e6,
         }

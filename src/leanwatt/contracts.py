@@ -12,7 +12,7 @@ resource (a model in memory, a sensor, a polling thread) gets it from `open()`, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -154,13 +154,23 @@ class Executor(ABC):
     """`executor/`: where jobs run. Two weighings never share a device."""
 
     @abstractmethod
-    def run(self, job: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """The outcome of `job` for each item, in order. Both must pickle. A worker that dies yields WorkerDied."""
+    def run(
+        self, job: Callable[[Any], Any], items: Iterable[Any], *, alone: bool = False
+    ) -> Generator[Any, None, None]:
+        """The outcome of `job` for each item, as each is over. Both must pickle. A worker that dies yields WorkerDied.
+
+        The next item is asked for when there is a place for it; an item that is None says that nothing can start until
+        another job is over. With `alone` one job runs after the other, all on the same machine, and nothing beside it.
+        """
 
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """A worker ended without an answer: killed for memory, or crashed in native code."""
+    """A worker ended without an answer: killed for memory, crashed in native code, or its machine was lost."""
 
     item: Any
     reason: str
+    is_lost: bool = False
+    """The job may do better elsewhere, and is worth another try."""
+    machine: Mapping[str, Any] | None = None
+    """Where it ran, as machine.py tells; None for this machine, empty where nobody is left to tell."""

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from leanwatt import catalog
 from leanwatt.machine import quiet
 from leanwatt.measurement import Measurement, Provenance, Reading, shortest_window_seconds
+from leanwatt.recipe import Choice
 
 SENSED: Final = (Provenance.MEASURED, Provenance.INTEGRATED)
 """An estimate follows our own CPU time: it knows nothing of an idle machine."""
@@ -40,3 +42,10 @@ def idle(read: Callable[[], Reading], seconds: float) -> Idle:
         if energy.joules is not None and energy.provenance in SENSED
     }
     return Idle(watts, calm.is_quiet)
+
+
+def watch(asked: tuple[Choice, float]) -> Idle:
+    """The same as a job: with which meter, and for how many seconds."""
+    meter, seconds = asked
+    with catalog.build(meter).open() as read:
+        return idle(read, seconds)

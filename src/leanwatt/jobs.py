@@ -17,14 +17,14 @@ from typing import Any
 from leanwatt import agreement, catalog, metrics
 from leanwatt.cache import in_use, is_whole
 from leanwatt.console import progress
-from leanwatt.contracts import Session, Task
+from leanwatt.contracts import Session, Task, WorkerDied
 from leanwatt.errors import RefusedError, StoreError, UserError
 from leanwatt.journal import spent, window
 from leanwatt.ledger import Ledger
 from leanwatt.machine import describe, lease
 from leanwatt.question import Example, Generate, Split
 from leanwatt.recipe import Trial
-from leanwatt.record import Job, Record, Status
+from leanwatt.record import Job, Record, Status, record_id
 from leanwatt.study import Study
 from leanwatt.variants import Base, Maker, stage_keys
 from leanwatt.windows import fill, phases
@@ -33,6 +33,8 @@ WEIGHED = 64
 """Fixed questions of each task that a weighing repeats: enough to mix short and long tickets."""
 LEASE_SECONDS = 600.0
 """How long to wait for another job that weighs on this machine."""
+LOST = "worker_lost"
+"""Fact of a record: its worker was lost with the machine that it ran on, or may do better on another."""
 
 Rows = list[dict[str, Any]]
 
@@ -143,18 +145,39 @@ class Attempt:
         )
 
 
-def died(attempt: Attempt, trial: Trial, reason: str) -> Record:
+@dataclass(frozen=True)
+class Turn:
+    """One attempt of one trial, ready to be carried out anywhere."""
+
+    attempt: Attempt
+    trial: Trial
+
+    @property
+    def record_id(self) -> str:
+        """Of the record that it will end in."""
+        return record_id(self.attempt.job, self.trial, self.attempt.round, self.attempt.attempt)
+
+
+def carry_out(turn: Turn) -> tuple[Record, Rows]:
+    """What an executor is given to do."""
+    return turn.attempt(turn.trial)
+
+
+def died(end: WorkerDied) -> Record:
     """The record of a worker that ended without an answer: what it had spent by its last heartbeat is a lower bound."""
+    turn: Turn = end.item
+    attempt = turn.attempt
     known = spent(attempt.journal) if attempt.journal else []
     return Record(
         job=attempt.job,
-        trial=trial,
+        trial=turn.trial,
         status="failed",
         round=attempt.round,
         attempt=attempt.attempt,
         whole=known[-1] if known else None,
-        machine=describe(),
-        error=reason,
+        facts={LOST: True} if end.is_lost else {},
+        machine=describe() if end.machine is None else end.machine,
+        error=end.reason,
     )
 
 

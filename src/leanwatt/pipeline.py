@@ -6,22 +6,25 @@ Every job runs through the executor and ends in a record, so a run that was kill
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from leanwatt import catalog
 from leanwatt.account import WALL
+from leanwatt.agenda import Agenda, Wanted
 from leanwatt.budget import Budget
 from leanwatt.cache import Cache
 from leanwatt.contracts import Executor, Search, WorkerDied
 from leanwatt.errors import StudyError
-from leanwatt.idle import idle
-from leanwatt.jobs import UNWATCHED, Attempt, Bench, Conditions, died
+from leanwatt.idle import Idle, watch
+from leanwatt.jobs import UNWATCHED, Bench, Conditions, Rows, Turn, carry_out, died
 from leanwatt.rank import rank, with_interrupted
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Trial
-from leanwatt.record import Job, Record, record_id
+from leanwatt.record import Job, Record
 from leanwatt.store import Store
 from leanwatt.sweet_spot import next_candidates
 
@@ -46,34 +49,40 @@ class Flow:
         """Make, grade, weigh, rank and confirm all that is missing. Raises StudyError where a base has changed."""
         self._refuse_changed_bases()
         self._cache.sweep()
-        for trial in self._missing_trials():
-            self.try_out(trial)
+        self._try(self._wanted())
         for number in range(self.bench.study.protocol.rounds):
             self._weigh(number)
         return self._confirm()
 
     def try_out(self, trial: Trial) -> None:
         """Make and grade one trial, if that is still to be done."""
-        self._do("make", [trial] if not trial.is_baseline else [])
-        self._cache.trim(self._needed(trial))
-        if trial.is_baseline or self._is_done("make", trial):
-            self._do("grade", [trial])
+        left = [trial]
+        self._try(lambda _: left.pop() if left else None)
+
+    @cached_property
+    def _agenda(self) -> Agenda:
+        return Agenda(self.bench, self.store, self.retry)
+
+    @cached_property
+    def _executor(self) -> Executor:
+        found: Executor = catalog.build(self.bench.study.executor)
+        return found
 
     @property
     def _cache(self) -> Cache:
         most = self.bench.study.cache_gb
         return Cache(self.bench.folder / "variants", None if most is None else most * 1e9)
 
-    def _needed(self, trial: Trial) -> list[Path]:
-        """Variants that are still to be graded, weighed or confirmed: of this trial, and of all that are ranked."""
+    def _needed(self, begun: Iterable[Trial]) -> list[Path]:
+        """Variants that are still to be graded, weighed or confirmed: of these trials, and of all that are ranked."""
         if self.bench.study.cache_gb is None:
             return []
-        ranked = [each for each in self.space if not each.is_baseline and self._is_done("grade", each)]
-        return [self.bench.artifact(each) for each in (trial, *ranked) if not each.is_baseline]
+        ranked = [each for each in self.space if not each.is_baseline and self._agenda.is_done("grade", each)]
+        return [self.bench.artifact(each) for each in (*begun, *ranked) if not each.is_baseline]
 
     def _refuse_changed_bases(self) -> None:
         for trial in self.space:
-            made = None if trial.is_baseline else self._last("make", trial)
+            made = None if trial.is_baseline else self._agenda.last("make", trial)
             if made is not None and made.artifact is not None:
                 now = self.bench.artifact(trial).relative_to(self.bench.folder)
                 if str(now) != made.artifact:
@@ -89,17 +98,29 @@ class Flow:
         found = rank(self.bench.study, primaries, self.store.records(), self.store.rows, data)
         return with_interrupted(found, self.store.interrupted())
 
-    def _missing_trials(self) -> Iterator[Trial]:
-        """One wanted trial after the other; the search is asked again after each, since it may change its mind."""
+    def _wanted(self) -> Wanted:
+        """Asks the search after each job, since it may change its mind; the budget may end it."""
         search: Search = catalog.build(self.bench.study.search)
-        space, seen = self.bench.study.reference_first(self.space), set[str]()
-        while True:
-            wanted = search.wanted(space, self.store.records(), [])
-            trial = next((t for t in wanted if t.id not in seen and not self._has("grade", t)), None)
-            if trial is None or (self.budget and self.budget.refusal(trial, self._ours())):
-                return  # The ranking names what was wanted and not tried.
-            seen.add(trial.id)
-            yield trial
+        space, is_over, done = self.bench.study.reference_first(self.space), False, set[str]()
+
+        def wanted(begun: Sequence[Trial]) -> Trial | None:
+            nonlocal is_over
+            asked = () if is_over else search.wanted(space, self._settled(), begun)
+            for trial in asked:
+                if trial.id in done or trial in begun:
+                    continue
+                if self._agenda.has("grade", trial):
+                    done.add(trial.id)
+                    continue
+                is_over = bool(self.budget and self.budget.refusal(trial, self._ours(), begun))
+                return None if is_over else trial  # The ranking names what was wanted and not tried.
+            return None
+
+        return wanted
+
+    def _settled(self) -> list[Record]:
+        """What a search may conclude from: a worker that was lost is still to be replaced."""
+        return [record for record in self.store.records() if not self._agenda.is_lost_once(record)]
 
     def _ours(self) -> list[Record]:
         """What this study's data cost so far: the store may hold records of an older file too."""
@@ -110,66 +131,73 @@ class Flow:
         """One round: every variant in random order, each in a fresh process, on the first fold and seed of each."""
         first: dict[str, Trial] = {}
         for trial in self.space:
-            if self._is_done("grade", trial):
+            if self._agenda.is_done("grade", trial):
                 first.setdefault(trial.label, trial)
         order = list(first.values())
         random.Random(f"round {number}").shuffle(order)
-        missing = [trial for trial in order if not self._has("weigh", trial, number)]
+        missing = [trial for trial in order if not self._agenda.has("weigh", trial, number)]
         if missing:
-            with catalog.build(self.bench.study.meter).open() as read:
-                before = idle(read, self.bench.study.protocol.idle_seconds)
+            before = self._idle()
             flags = {"resumed": len(missing) < len(order), "contended": before.is_quiet is False}
             conditions = Conditions(tuple(flag for flag, is_so in flags.items() if is_so), before.watts)
             self._do("weigh", missing, number, conditions)
+
+    def _idle(self) -> Idle:
+        """Of the machine that weighs; nothing is known where the process that looks dies."""
+        job = (self.bench.study.meter, self.bench.study.protocol.idle_seconds)
+        [found] = self._executor.run(watch, [job], alone=True)
+        return Idle({}, None) if isinstance(found, WorkerDied) else found
 
     def _confirm(self) -> Ranking:
         """The reference, the baselines and one candidate after the other meet the test split, until one holds."""
         ranking = self.ranking()
         while labels := next_candidates(ranking):
-            wanted = [trial for trial in self.space if trial.label in labels and not self._has("confirm", trial)]
+            wanted = [t for t in self.space if t.label in labels and not self._agenda.has("confirm", t)]
             if not wanted:
                 break
             self._do("confirm", wanted)
             ranking = self.ranking()
         return ranking
 
-    def _do(self, job: Job, trials: Iterable[Trial], number: int = 0, conditions: Conditions = UNWATCHED) -> None:
-        executor: Executor = catalog.build(self.bench.study.executor)
-        for trial in trials:
-            if self._has(job, trial, number):
-                continue
-            tried = self._attempts(job, trial, number)
-            journal = self.store.journal(record_id(job, trial, number, tried))
-            attempt = Attempt(self.bench, job, number, tried, conditions, journal)
-            begun = time.monotonic()
-            for outcome in executor.run(attempt, [trial]):
-                is_dead = isinstance(outcome, WorkerDied)
-                record, rows = (died(attempt, trial, outcome.reason), []) if is_dead else outcome
-                record = replace(record, facts={**record.facts, WALL: time.monotonic() - begun})
-                kept = self.store.add(record, rows)
-                journal.unlink(missing_ok=True)  # The record has it now.
-                self.notice(kept)
+    def _do(self, job: Job, trials: Sequence[Trial], number: int = 0, conditions: Conditions = UNWATCHED) -> None:
+        """Twice, if need be: what was lost with its worker is tried once more."""
+        for _ in range(2):
+            left = [trial for trial in trials if not self._agenda.has(job, trial, number)]
+            turns = (self._agenda.turn(job, trial, number, conditions) for trial in left)
+            self._carry_out(turns, alone=job == "weigh")
 
-    def _attempts(self, job: Job, trial: Trial, number: int = 0) -> int:
-        """How often this was tried."""
-        tried = 0
-        while record_id(job, trial, number, tried) in self.store:
-            tried += 1
-        return tried
+    def _try(self, wanted: Wanted) -> None:
+        self._carry_out(self._with_room(self._agenda.trying(wanted)))
 
-    def _last(self, job: Job, trial: Trial, number: int = 0) -> Record | None:
-        tried = self._attempts(job, trial, number)
-        return self.store.get(record_id(job, trial, number, tried - 1)) if tried else None
+    def _with_room(self, turns: Iterator[Turn | None]) -> Iterator[Turn | None]:
+        """Before anything is graded, room is made for it."""
+        for turn in turns:
+            if turn is not None and turn.attempt.job == "grade":
+                running = [each.trial for each in self._agenda.running.values()]
+                self._cache.trim(self._needed([turn.trial, *running]))
+            yield turn
 
-    def _is_done(self, job: Job, trial: Trial, number: int = 0) -> bool:
-        last = self._last(job, trial, number)
-        return last is not None and last.status == "done"
+    def _carry_out(self, turns: Iterator[Turn | None], *, alone: bool = False) -> None:
+        begun: dict[str, float] = {}
+        self._agenda.running.clear()
 
-    def _has(self, job: Job, trial: Trial, number: int = 0) -> bool:
-        """Nothing is left to do: it is done, or failed and is not to be tried again; a failed make ends the trial."""
-        if job == "grade" and not trial.is_baseline:
-            made = self._last("make", trial)
-            if made is not None and made.status != "done" and not self.retry:
-                return True
-        last = self._last(job, trial, number)
-        return last is not None and (last.status == "done" or not self.retry)
+        def started() -> Iterator[Turn | None]:
+            for turn in turns:
+                if turn is not None:
+                    begun[turn.record_id] = time.monotonic()
+                    self._agenda.running[turn.record_id] = turn
+                yield turn
+
+        with closing(self._executor.run(carry_out, started(), alone=alone)) as outcomes:
+            for outcome in outcomes:
+                record, rows = (died(outcome), []) if isinstance(outcome, WorkerDied) else outcome
+                wall = {WALL: time.monotonic() - begun[record.id]}
+                self._keep(replace(record, facts={**record.facts, **wall}), rows)
+
+    def _keep(self, record: Record, rows: Rows) -> None:
+        kept = self.store.add(record, rows)
+        turn = self._agenda.running.pop(record.id)
+        self._agenda.ended.add(record.id)
+        if turn.attempt.journal is not None:
+            turn.attempt.journal.unlink(missing_ok=True)  # The record has it now.
+        self.notice(kept)

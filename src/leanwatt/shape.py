@@ -167,7 +167,7 @@ def profile(plan: Plan, folder: Path, tell: Callable[[str], None] = lambda _text
     for number in range(plan.rounds):
         cases = [case for case in plan.cases if case.label not in dropped]
         random.Random(number).shuffle(cases)
-        for case, outcome in zip(cases, executor.run(_Weighing(folders), cases), strict=True):
+        for case, outcome in zip(cases, executor.run(_Weighing(folders), cases, alone=True), strict=True):
             failed = Failed(case.label, outcome.reason) if isinstance(outcome, WorkerDied) else outcome
             found += [failed] if isinstance(failed, Failed) else failed
             dropped |= {case.label} if isinstance(failed, Failed) else set()

@@ -1,0 +1,88 @@
+"""The same study over a Ray cluster: making and grading on all machines at once, weighing on one that is left alone.
+
+Nodes need the folder of results and the data under the same path (docs/cluster.md). Every job holds a lease of the
+machine that it runs on, in a process of its own. A worker that dies is tried once more, elsewhere if there is another
+node, and then recorded as failed; both attempts are kept.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, final
+
+from annotated_types import Ge
+
+from leanwatt.contracts import Executor
+from leanwatt.errors import require
+from leanwatt.executor._cluster import Cluster, Running, connect, leases, new_lease, outcome, send
+
+WAIT_SECONDS = 1.0
+_END = object()
+
+
+@final
+@dataclass(frozen=True)
+class Ray(Executor):
+    """Run jobs on the nodes of a cluster."""
+
+    address: str = "auto"
+    """`auto` for the cluster that this machine belongs to, `host:port` for another, `local` for one of its own here."""
+    jobs_per_host: Annotated[int, Ge(1)] = 1
+    """How many make or grade at once on one machine. Above 1, sensors count the neighbours too, and windows are
+    `contended`; weighings are alone whatever is set."""
+    weigh_on: str | None = None
+    """A Ray resource that the node must offer on which is weighed; by default the machine with most GPUs, then CPUs."""
+
+    def __post_init__(self) -> None:
+        require("ray", "executor", "ray")
+
+    def run(
+        self, job: Callable[[Any], Any], items: Iterable[Any], *, alone: bool = False
+    ) -> Generator[Any, None, None]:
+        """Outcomes as they come. Raises StudyError without a cluster, StoreError where no node is left in it."""
+        import ray
+
+        source, running = iter(items), dict[Any, Running]()
+        try:
+            while self._send_off(job, source, running, alone) or running:
+                for reference in _ended(running):
+                    yield outcome(reference, running.pop(reference), self._cluster)
+        finally:
+            for reference, left in running.items():
+                ray.cancel(reference, force=True)
+                self._office.give.remote(left.lease.holder)
+
+    def _send_off(
+        self, job: Callable[[Any], Any], items: Iterator[Any], running: dict[Any, Running], alone: bool
+    ) -> bool:
+        """As many as there are places for; False once no item is left."""
+        while (place := self._cluster.place(running.values(), alone=alone)) is not None:
+            item = next(items, _END)
+            if item is _END:
+                return False
+            if item is None:
+                return bool(running)
+            sent = Running(item, place, new_lease(alone, self.jobs_per_host))
+            running[send(job, sent, self._cluster.resources(place, alone=alone), self._office)] = sent
+        return True
+
+    @cached_property
+    def _cluster(self) -> Cluster:
+        connect(self.address)
+        return Cluster(self.jobs_per_host, self.weigh_on)
+
+    @cached_property
+    def _office(self) -> Any:
+        return leases()
+
+
+def _ended(running: dict[Any, Running]) -> list[Any]:
+    """The next jobs that are over; none where none is within a while."""
+    import ray
+
+    if not running:
+        time.sleep(WAIT_SECONDS)
+        return []
+    ended, _ = ray.wait(list(running), timeout=WAIT_SECONDS)
+    return list(ended)
