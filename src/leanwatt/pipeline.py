@@ -49,10 +49,14 @@ class Flow:
         """Make, grade, weigh, rank and confirm all that is missing. Raises StudyError where a base has changed."""
         self._refuse_changed_bases()
         self._cache.sweep()
-        self._try(self._wanted())
+        self.try_all()
         for number in range(self.bench.study.protocol.rounds):
             self._weigh(number)
         return self._confirm()
+
+    def try_all(self) -> None:
+        """Make and grade what the search wants, as many trials at once as the executor has places for."""
+        self._try(self._wanted())
 
     def try_out(self, trial: Trial) -> None:
         """Make and grade one trial, if that is still to be done."""

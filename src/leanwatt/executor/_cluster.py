@@ -82,6 +82,8 @@ def connect(address: str) -> None:
             f"executor ray: no cluster can be reached at '{address}' ({str(error).splitlines()[0]}). Start one with "
             "`ray start --head`, give its address, or write `address: local` for one on this machine alone."
         ) from error
+    # There is no public way to keep the last words of a lost node off the screen; they are in Ray's log files.
+    ray._private.worker._worker_logs_enabled = False
 
 
 @dataclass
@@ -156,7 +158,7 @@ def _part(whole: float, parts: int) -> float:
 
 
 def _probed(nodes: dict[str, dict[str, float]]) -> dict[str, Place]:
-    """What nodes say of themselves. Raises StudyError where one has another version of leanwatt."""
+    """What nodes say of themselves; those that do not answer are asked again later."""
     import ray
 
     asked = {ray.remote(_about).options(num_cpus=0, **pinned(node)).remote(): node for node in nodes}
@@ -165,11 +167,15 @@ def _probed(nodes: dict[str, dict[str, float]]) -> dict[str, Place]:
         ray.cancel(each, force=True)
     found = {}
     for each in ready:
-        with suppress(ray.exceptions.RaySystemError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
-            node = asked[each]
+        try:
             domain, hardware = ray.get(each)
-            has = nodes[node]
-            found[node] = Place(node, domain, hardware, has["CPU"], has.get("GPU", 0.0), frozenset(has))
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError:  # It has gone, or not quite come yet.
+            continue
+        node = asked[each]
+        has = nodes[node]
+        found[node] = Place(node, domain, hardware, has["CPU"], has.get("GPU", 0.0), frozenset(has))
     return found
 
 
@@ -267,21 +273,37 @@ def _task() -> Any:
     return ray.remote(on_node)
 
 
+UNSENT = object()
+"""The node had gone before the job could begin: nothing was spent, and it may begin elsewhere."""
+
+
 def outcome(reference: Any, running: Running, cluster: Cluster) -> Any:
-    """What came of a job. Raises what the job raised."""
+    """What came of a job, or UNSENT. Raises what the job raised."""
     import ray
 
     try:
         found = ray.get(reference)
     except ray.exceptions.RayTaskError:
         raise
+    except ray.exceptions.TaskUnschedulableError:
+        cluster.is_gone(running.place.node)
+        return UNSENT
     except ray.exceptions.RayError as error:
-        found = WorkerDied(running.item, f"its node or its worker was lost: {str(error).splitlines()[0]}", True, {})
+        found = WorkerDied(running.item, _why_lost(error), True, {})
     if isinstance(found, Raised):
         raise found.error
     if isinstance(found, WorkerDied):
         cluster.is_gone(running.place.node)
     return found
+
+
+def _why_lost(error: Exception) -> str:
+    """Ray's own words name addresses of machines."""
+    import ray
+
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "its node had no memory left, and Ray ended it; use a smaller batch or base"
+    return f"its node or its worker was lost ({type(error).__name__})"
 
 
 def new_lease(alone: bool, jobs_per_host: int) -> Lease:

@@ -15,10 +15,10 @@ from annotated_types import Ge
 
 from leanwatt.contracts import Executor
 from leanwatt.errors import require
-from leanwatt.executor._cluster import Cluster, Running, connect, leases, new_lease, outcome, send
+from leanwatt.executor._cluster import UNSENT, Cluster, Running, connect, leases, new_lease, outcome, send
 
 WAIT_SECONDS = 1.0
-_END = object()
+END = object()
 
 
 @final
@@ -43,11 +43,17 @@ class Ray(Executor):
         """Outcomes as they come. Raises StudyError without a cluster, StoreError where no node is left in it."""
         import ray
 
-        source, running = iter(items), dict[Any, Running]()
+        back, running = list[Any](), dict[Any, Running]()
+        source = _with_those_back(iter(items), back)
         try:
-            while self._send_off(job, source, running, alone) or running:
+            while self._send_off(job, source, running, alone) or running or back:
                 for reference in _ended(running):
-                    yield outcome(reference, running.pop(reference), self._cluster)
+                    ended = running.pop(reference)
+                    found = outcome(reference, ended, self._cluster)
+                    if found is UNSENT:
+                        back.append(ended.item)
+                    else:
+                        yield found
         finally:
             for reference, left in running.items():
                 ray.cancel(reference, force=True)
@@ -58,8 +64,8 @@ class Ray(Executor):
     ) -> bool:
         """As many as there are places for; False once no item is left."""
         while (place := self._cluster.place(running.values(), alone=alone)) is not None:
-            item = next(items, _END)
-            if item is _END:
+            item = next(items)
+            if item is END:
                 return False
             if item is None:
                 return bool(running)
@@ -75,6 +81,12 @@ class Ray(Executor):
     @cached_property
     def _office(self) -> Any:
         return leases()
+
+
+def _with_those_back(items: Iterator[Any], back: list[Any]) -> Iterator[Any]:
+    """Without an end of its own: END says that there is none left now."""
+    while True:
+        yield back.pop() if back else next(items, END)
 
 
 def _ended(running: dict[Any, Running]) -> list[Any]:

@@ -1,0 +1,349 @@
+"""Jobs over a real Ray cluster of several nodes on this machine: order, deaths, lost nodes, leases, whole studies."""
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray_jobs import fall, refuse, stamp, stay, who
+
+from leanwatt import verbs
+from leanwatt.contracts import WorkerDied
+from leanwatt.errors import MissingExtraError, StoreError, StudyError
+from leanwatt.executor import _cluster
+from leanwatt.executor._cluster import Cluster, Lease, Place, Running
+from leanwatt.executor.local import Local
+from leanwatt.executor.ray import Ray
+from leanwatt.jobs import LOST
+from leanwatt.machine import describe
+from leanwatt.measurement import Reading
+from leanwatt.meter.replay import record as recorded
+from leanwatt.pipeline import Flow
+from leanwatt.plan import check
+from leanwatt.record import Record
+from leanwatt.store import Store
+from leanwatt.study import Study
+
+ray = pytest.importorskip("ray")
+WAIT_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that runs nothing, and two nodes of one CPU each."""
+    from ray.cluster_utils import Cluster as Started
+
+    here = Path(__file__).parent
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = f"{here}{os.pathsep}{before}"  # Nodes load the jobs of this file.
+    started = Started(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        started.add_node(num_cpus=1)
+    _cluster.connect(started.address)
+    yield started
+    ray.shutdown()
+    started.shutdown()
+    os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture
+def two(cluster: Any) -> Ray:
+    """Two jobs at once."""
+    return Ray(address=cluster.address, jobs_per_host=2)
+
+
+def until(is_so: Callable[[], Any]) -> Any:
+    end = time.monotonic() + WAIT_SECONDS
+    while not (found := is_so()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+    return found
+
+
+def node_of(cluster: Any, pid: int) -> Any:
+    """The node that a process of a job runs on: its grandparent is the node's raylet."""
+
+    def parent(of: int) -> int:
+        return int(Path(f"/proc/{of}/stat").read_text().rpartition(")")[2].split()[1])
+
+    raylet = parent(parent(pid))
+    [node] = [n for n in cluster.worker_nodes if n.all_processes["raylet"][0].process.pid == raylet]
+    return node
+
+
+def test_every_job_has_a_process_of_its_own_without_ray_in_the_folder_of_the_driver(two: Ray) -> None:
+    outcomes = sorted(two.run(who, ["a", "b", "c"]))
+    assert [item for item, *_ in outcomes] == ["a", "b", "c"]
+    assert len({os.getpid(), *(pid for _, pid, *_ in outcomes)}) == 4
+    assert {(folder, has_ray) for *_, folder, has_ray in outcomes} == {(os.getcwd(), False)}
+
+
+def test_a_crash_is_an_outcome_with_words_and_a_machine_and_others_go_on(two: Ray) -> None:
+    outcomes = list(two.run(fall, ["fine", "fall", "also fine"]))
+    [died] = [outcome for outcome in outcomes if isinstance(outcome, WorkerDied)]
+    assert (died.item, died.is_lost) == ("fall", True)
+    assert "exit code -11: a crash in native code" in died.reason
+    assert died.machine is not None and died.machine["id"] == describe()["id"]
+    assert {outcome for outcome in outcomes if outcome is not died} == {"fine", "also fine"}
+
+
+def test_an_error_crosses_with_its_type_and_words(two: Ray) -> None:
+    with pytest.raises(StoreError, match="no room for x"):
+        list(two.run(refuse, ["x"]))
+
+
+def test_a_lost_node_is_an_outcome_and_the_rest_goes_on_elsewhere(cluster: Any, two: Ray, tmp_path: Path) -> None:
+    extra = cluster.add_node(num_cpus=1, resources={"spare": 1})
+    busy, lost = tmp_path / "busy", tmp_path / "lost"
+    on_spare = Ray(address=cluster.address, jobs_per_host=3, weigh_on="spare")
+    outcomes: list[Any] = []
+    lonely = threading.Thread(target=lambda: outcomes.extend(on_spare.run(stay, [str(lost)], alone=True)))
+    lonely.start()
+    pid = int(until(lambda: lost.exists() and lost.read_text()))
+    assert node_of(cluster, pid) is extra
+    cluster.remove_node(extra, allow_graceful=False)
+    lonely.join(WAIT_SECONDS)
+    [died] = outcomes
+    assert isinstance(died, WorkerDied)
+    assert (died.item, died.is_lost, died.machine) == (str(lost), True, {})
+    assert "lost" in died.reason and "IP" not in died.reason
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    (tmp_path / "busy.go").touch()
+    assert list(two.run(stay, [str(busy)])) == [str(busy)]
+
+
+def test_a_job_that_is_alone_is_alone_on_all_nodes_of_the_machine(cluster: Any, two: Ray) -> None:
+    """Two drivers' worth of jobs: those that weigh meet nobody, the others meet each other."""
+    found: dict[bool, list[tuple[float, float]]] = {}
+
+    def drive(alone: bool) -> None:
+        found[alone] = list(Ray(address=cluster.address, jobs_per_host=2).run(stamp, range(4), alone=alone))
+
+    threads = [threading.Thread(target=drive, args=(alone,)) for alone in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    everyone = [(span, alone) for alone, spans in found.items() for span in spans]
+    for (begin, end), alone in everyone:
+        beside = [other for other, _ in everyone if other != (begin, end) and other[0] < end and begin < other[1]]
+        assert not (alone and beside), "somebody computed while it weighed"
+    gradings = sorted(found[False])
+    assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(gradings))
+
+
+def test_to_close_the_outcomes_ends_the_jobs_and_gives_their_leases_back(two: Ray, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    outcomes = two.run(stay, ["", str(place)])
+    with pytest.raises(IsADirectoryError):
+        next(outcomes)
+    # The other one may have begun or not: nothing of it is left.
+    time.sleep(1)
+    if place.exists():
+        pid = int(place.read_text())
+        until(lambda: not Path(f"/proc/{pid}").exists())
+    until(lambda: ray.get(two._office.holders.remote(str(describe()["boot_id"]))) == [])
+
+
+def test_items_are_asked_for_when_there_is_a_place_and_none_means_wait(two: Ray) -> None:
+    asked: list[str] = []
+
+    def items() -> Iterator[Any]:
+        for item in ("a", None, "b", "c"):
+            asked.append(str(item))
+            yield item
+
+    outcomes = two.run(who, items())
+    next(outcomes)
+    assert asked[:2] == ["a", "None"]
+    assert sorted(item for item, *_ in outcomes) == ["b", "c"]
+
+
+def a_study(folder: Path, base: Path, tickets: Path, **changes: Any) -> Flow:
+    """One model and two baselines, on a meter that is read from a file."""
+    meter = folder.parent / "meter.jsonl"
+    recorded(meter, [Reading(float(i), i / 2) for i in range(500)])
+    data = {"path": str(tickets), "near_duplicate": None, "validation": 0.25, "test": 0.25}
+    study = Study.parse(
+        {
+            "name": "small",
+            "base": str(base),
+            "tasks": [{"root_cause": {"data": data, "text": "description", "label": "cause"}}],
+            "baselines": ["majority", "tfidf"],
+            "protocol": {"quick": {"rounds": 1, "window_seconds": 0.05}},
+            "meter": {"replay": {"path": str(meter)}},
+            **changes,
+        }
+    )
+    store = Store(folder)
+    plan = check(study, store)
+    return Flow(verbs._bench(plan, store), list(plan.trials), store, lambda record: None)
+
+
+def told(records: list[Record]) -> dict[str, Any]:
+    """What must not depend on where a job ran."""
+    passing = ("wall_seconds", "option_agreement")
+    return {
+        record.id: (
+            record.job,
+            record.trial.label,
+            record.status,
+            record.metrics,
+            record.artifact,
+            {key: value for key, value in record.facts.items() if key not in passing},
+        )
+        for record in records
+    }
+
+
+def test_a_study_with_a_node_killed_in_mid_trial_ends_with_the_records_of_a_local_one(
+    cluster: Any, saved: Callable[[str], Path], tickets: Path, tmp_path: Path
+) -> None:
+    base = saved("llama")
+    here = a_study(tmp_path / "here", base, tickets, executor={"local": {"process": "same"}})
+    here.try_all()
+    executor = {"ray": {"address": cluster.address, "jobs_per_host": 2}}
+    there = a_study(tmp_path / "there", base, tickets, executor=executor)
+    thread = threading.Thread(target=there.try_all)
+    thread.start()
+    folder = tmp_path / "there" / "journals"
+    make = here.space[0]
+    name = there._agenda.turn("make", make).record_id
+    journal = until(lambda: [path for path in folder.glob(f"{name}.*") if path.read_text()])[0]
+    pid = int(json.loads(journal.read_text().splitlines()[0])["key"].split("-")[0])
+    cluster.remove_node(node_of(cluster, pid), allow_graceful=False)
+    thread.join(2 * WAIT_SECONDS)
+    assert not thread.is_alive()
+    for flow in (here, there):  # Baselines only: a model takes long to load.
+        dataclasses.replace(flow, space=[trial for trial in flow.space if trial.is_baseline])._weigh(0)
+    [lost] = [record for record in there.store.records() if record.status == "failed"]
+    assert (lost.job, lost.attempt, lost.facts[LOST]) == ("make", 0, True)
+    assert lost.whole is not None and lost.whole.flags == ("killed",), "what it had spent is a lower bound"
+    again = {record.again(0).id: record for record in there.store.records() if record.status == "done"}
+    found = told([record.again(0) for record in again.values()])
+    assert found == told(here.store.records())
+    assert {record.job for record in again.values()} == {"make", "grade", "weigh"}
+    assert [r.attempt for r in again.values() if r.job == "make"] == [1]
+    for record in again.values():
+        assert there.store.rows(record) == here.store.rows(record), "predictions are the same, one by one"
+    assert not list(folder.iterdir())
+    cluster.add_node(num_cpus=1)
+
+
+def test_ctrl_c_ends_the_jobs_keeps_the_records_and_says_nothing_of_ray(
+    saved: Callable[[str], Path], tickets: Path, tmp_path: Path
+) -> None:
+    """With a cluster of its own, as a user has it."""
+    flow = a_study(tmp_path / "plan", saved("llama"), tickets)
+    task = {"root_cause": flow.bench.study.tasks[0].settings}
+    meter = {"replay": dict(flow.bench.study.meter.settings)}
+    study = {"name": "s", "base": str(saved("llama")), "tasks": [task], "meter": meter, "baselines": ["majority"]}
+    study |= {"protocol": "quick", "executor": {"ray": {"address": "local"}}, "seeds": [0, 1]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    command = [sys.executable, "-m", "leanwatt", "run", "study.yaml", "--out", "run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    records = tmp_path / "run" / "records"
+    until(lambda: process.poll() is not None or list(records.glob("*.json")))
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "goes on from there" in said
+    assert "Traceback" not in said
+    assert "ray" not in said.lower(), said
+    assert Store(tmp_path / "run").records()
+
+
+def place(node: str, domain: str = "a", cpus: float = 4, gpus: float = 0, *offers: str) -> Place:
+    return Place(node, domain, f"hardware of {domain}", cpus, gpus, frozenset(offers))
+
+
+def cluster_of(monkeypatch: pytest.MonkeyPatch, places: list[Place], most: int = 1, weigh_on: str | None = None) -> Any:
+    monkeypatch.setattr(Cluster, "_look", lambda self: None)
+    return Cluster(most, weigh_on, _places=places)
+
+
+def running(*places: Place) -> list[Running]:
+    return [Running("item", each, Lease("holder", 1.0, ".", "0")) for each in places]
+
+
+def test_machines_fill_one_after_the_other_and_blamed_nodes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, other = place("one"), place("two"), place("other", "b")
+    seen = cluster_of(monkeypatch, [one, two, other], most=2)
+    first = seen.place([], alone=False)
+    assert first == one
+    assert seen.place(running(one), alone=False) == other, "the emptier machine"
+    assert seen.place(running(one, other), alone=False) in (two, other)
+    assert seen.place(running(one, two, other, other), alone=False) is None
+    seen.is_gone("one")
+    assert seen.place([], alone=False) == other
+
+
+def test_all_weighings_go_to_one_machine_whatever_order_the_nodes_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, gpu, big = place("s", "a", 4), place("g", "b", 4, 2), place("h", "c", 64)
+    for places in ([small, gpu, big], [big, gpu, small]):
+        seen = cluster_of(monkeypatch, places, most=4)
+        assert seen.place([], alone=True) == gpu
+        assert seen.place(running(gpu), alone=True) is None
+    seen = cluster_of(monkeypatch, [gpu, place("w", "d", 1, 0, "weigher")], weigh_on="weigher")
+    assert seen.place([], alone=True).node == "w"
+
+
+def test_a_job_takes_its_part_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = place("one", "a", 8, 4)
+    assert cluster_of(monkeypatch, [whole]).resources(whole, alone=False) == {"num_cpus": 8, "num_gpus": 4}
+    four = cluster_of(monkeypatch, [whole], most=4)
+    assert four.resources(whole, alone=False) == {"num_cpus": 2, "num_gpus": 1}
+    assert four.resources(whole, alone=True) == {"num_cpus": 8, "num_gpus": 4}
+    many = cluster_of(monkeypatch, [place("one", "a", 1)], most=7)
+    assert 0 < 7 * many.resources(place("one", "a", 1), alone=False)["num_cpus"] <= 1
+
+
+def test_a_cluster_without_a_node_for_jobs_is_an_error_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cluster, "PATIENCE_SECONDS", -1.0)
+    with pytest.raises(StoreError, match=r"no node of the cluster has CPUs.*run again"):
+        cluster_of(monkeypatch, []).place([], alone=False)
+    with pytest.raises(StoreError, match="offers the resource 'weigher'"):
+        cluster_of(monkeypatch, [place("one")], weigh_on="weigher").place([], alone=True)
+
+
+def test_no_cluster_is_an_error_that_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(StudyError, match="ray start --head"):
+        _cluster.connect("auto")
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanwatt import errors
+
+    monkeypatch.setattr(errors, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"leanwatt\[ray\]"):
+        Ray()
+
+
+@pytest.mark.parametrize(("version", "folder"), [("0.0.1", "."), (None, "/nowhere/at/all")])
+def test_nodes_with_another_version_or_without_the_folder_stop_the_study(version: str | None, folder: str) -> None:
+    from leanwatt import __version__
+
+    there = _cluster._There(Lease("holder", 1.0, folder, version or __version__), who)
+    with pytest.raises(StoreError, match=r"install the same|all nodes share"):
+        there("item")
+
+
+def test_local_takes_jobs_that_are_alone_too() -> None:
+    assert list(Local(process="same").run(who, ["a"], alone=True)) == [("a", os.getpid(), os.getcwd(), True)]
