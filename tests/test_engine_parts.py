@@ -328,18 +328,53 @@ def test_sparse_kernels_are_refused_where_they_cannot_run(
         _with_sparse_kernels(load(folder), "cuda")
 
 
-def test_a_model_is_spread_over_the_devices_there_are(
-    saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+SPREAD = {
+    "model.embed_tokens": "cpu",
+    "model.layers.0": "cpu",
+    "model.layers.1": "disk",
+    "model.norm": "disk",
+    "model.rotary_emb": "cpu",
+    "lm_head": "cpu",
+}
+"""Two devices, as far as a machine without GPUs has them: what lies on disk is fetched when its turn comes."""
+
+
+@pytest.mark.parametrize("compute", ["auto", "bf16"])
+def test_a_model_that_lies_on_several_devices_answers_as_on_one(
+    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compute: str
 ) -> None:
-    import accelerate
+    from leanwatt.engine import transformers as engine
 
     asked: dict[str, Any] = {}
 
-    def mapped(_module: Any, **settings: Any) -> dict[str, str]:
-        asked.update(settings)
-        return {"": "cpu"}
+    def elsewhere(artifact: Path, **placing: Any) -> Any:
+        asked.update(placing)
+        return load(artifact, **{**placing, "device_map": SPREAD, "offload_folder": str(tmp_path / "disk")})
 
-    monkeypatch.setattr(accelerate, "infer_auto_device_map", mapped)
+    with built("transformers", compute=compute).open(saved("llama"), 2) as session:
+        whole = [session.probe(PROMPTS), session.answer([Score(PROMPTS[0], OPTIONS)])[0].scores]
+        assert "devices" not in session.facts
+    monkeypatch.setattr(engine, "load", elsewhere)
+    with built("transformers", compute=compute, devices="all").open(saved("llama"), 2) as session:
+        assert session.backend._module.model.layers[1].mlp.up_proj.weight.device.type == "meta", "it is not in memory"
+        spread = [session.probe(PROMPTS), session.answer([Score(PROMPTS[0], OPTIONS)])[0].scores]
+        assert session.facts["devices"] == ["cpu", "disk"]
+    assert asked["device_map"] == "auto"
+    for ours, theirs in zip(spread[0], whole[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert spread[1] == pytest.approx(whole[1], abs=1e-5)
+
+
+def test_all_devices_of_a_machine_without_gpus_are_its_memory(saved: Callable[[str], Path]) -> None:
+    from leanwatt.agreement import check
+
     with built("transformers", devices="all").open(saved("llama"), 1) as session:
-        assert len(session.answer([Score(PROMPTS[0], OPTIONS)])[0].scores) == 3
-    assert asked["no_split_module_classes"] == ["LlamaDecoderLayer"]
+        assert session.facts["devices"] == ["cpu"]
+        assert check("e", session, saved("llama"), {"t": [Score(PROMPTS[0], OPTIONS)]})["logit_error_prefill"] < 1e-5
+
+
+def test_gpus_have_their_names_in_the_record() -> None:
+    from leanwatt.engine.transformers import _placed
+
+    module = SimpleNamespace(device="cuda:1", hf_device_map={"a": 1, "b": 0, "c": "cpu", "d": 1})
+    assert _placed(module) == ["cpu", "cuda:0", "cuda:1"]

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from leanwatt.errors import RefusedError, StoreError
 from leanwatt.prompt import VERSION as PROMPT_VERSION
@@ -45,7 +45,7 @@ def check(engine: str, session: Any, artifact: Path, asked: Mapping[str, Sequenc
     of batched and alone. `option_agreement`: share of equal choices on `option_examples`, absent where no task scores
     options. Raises RuntimeError where the engine computes something else, RefusedError where it cannot be checked.
     """
-    reference = _Reference(artifact)
+    reference = _Reference(artifact, "all" if "devices" in getattr(session, "facts", {}) else "one")
     errors = _logit_errors(engine, session, reference, _prompts(asked))
     scored = [question for questions in asked.values() for question in questions if isinstance(question, Score)]
     return {**errors, **_agreement(engine, session, reference, scored)}
@@ -140,6 +140,8 @@ class _Reference:
     """Plain transformers in fp32 on the same artifact; what it once said is kept beside the artifact."""
 
     artifact: Path
+    devices: Literal["one", "all"] = "one"
+    """all where the engine that is checked needs more than one."""
 
     def logits(self, prompts: Sequence[Prompt]) -> tuple[NDArray[Any], NDArray[Any]]:
         """After each prompt, and after one more token, each (prompts, words)."""
@@ -166,7 +168,7 @@ class _Reference:
     def _open(self) -> AbstractContextManager[Any]:
         from leanwatt.engine.transformers import Transformers
 
-        return Transformers("fp32").open(self.artifact, 1)
+        return Transformers("fp32", devices=self.devices).open(self.artifact, 1)
 
     def _kept(self, what: str, asked: Any) -> _Kept:
         versions = [version(package) for package in ("torch", "transformers")]

@@ -128,12 +128,13 @@ class Model:
         (folder / "leanwatt.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def load(base: str | Path, revision: str | None = None) -> Model:
+def load(base: str | Path, revision: str | None = None, **placing: Any) -> Model:
     """A model with all that was saved beside it, or any Hugging Face causal language model.
 
-    Weights are read from safetensors only, and no code of a model is ever run. Raises ModelError.
+    Weights are read from safetensors only, and no code of a model is ever run. `placing` goes to `from_pretrained`:
+    `device_map`, so that a model larger than one device is never whole on any, and `dtype` with it. Raises ModelError.
     """
-    module, tokenizer = _load_plain(str(base), revision)
+    module, tokenizer = _load_plain(str(base), revision, placing)
     model = Model(module, tokenizer)
     folder = Path(base)
     if (folder / "leanwatt.json").is_file():
@@ -141,14 +142,15 @@ def load(base: str | Path, revision: str | None = None) -> Model:
     return model
 
 
-def _load_plain(base: str, revision: str | None) -> tuple[Any, Any]:
+def _load_plain(base: str, revision: str | None, placing: Mapping[str, Any]) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     settings: dict[str, Any] = {"trust_remote_code": False, "revision": revision or "main"}
     try:
         with quiet():
-            module = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, dtype="auto", **settings)
+            weights = {"use_safetensors": True, "dtype": "auto", **placing}
+            module = AutoModelForCausalLM.from_pretrained(base, **weights, **settings)
             tokenizer = AutoTokenizer.from_pretrained(base, **settings)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,7 +1,8 @@
 """Plain transformers on torch: the reference that every other engine is checked against.
 
-On an NVIDIA GPU `sparse: true` multiplies 2:4 masks with torch's semi-structured kernels, and `devices: all` spreads a
-model that is larger than one GPU. Neither has been run on hardware yet: tested on a CPU with stand-ins.
+On an NVIDIA GPU `sparse: true` multiplies 2:4 masks with torch's semi-structured kernels, and `devices: all` loads a
+model that is larger than one GPU straight onto several. Neither has been run on several GPUs yet: the first is tested
+with stand-ins, the second with layers in memory and on disk.
 """
 
 from __future__ import annotations
@@ -32,21 +33,26 @@ class Transformers(Engine):
     sparse: bool = False
     """Multiply 2:4 masks with kernels that skip the zeros: bf16 on an NVIDIA GPU of 2020 or later."""
     devices: Literal["one", "all"] = "one"
-    """all spreads the layers over all GPUs, and what does not fit over the CPU's memory."""
+    """all spreads the layers over all GPUs, and what does not fit there over the CPU's memory."""
 
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[Asking]:
         """Load the folder into memory. Raises RefusedError where 2:4 kernels are asked for and cannot be had."""
         import torch
 
-        model = load(artifact)
-        if self.compute != "auto":
-            cast(model.module, {"fp32": torch.float32, "bf16": torch.bfloat16}[self.compute])
+        dtype = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}[self.compute]
         device = _device()
-        model.module = _spread(model.module) if self.devices == "all" else model.module.to(device)
+        if self.devices == "all":
+            model = load(artifact, device_map="auto", dtype=dtype)
+        else:
+            model = load(artifact)
+            if dtype != "auto":
+                cast(model.module, dtype)
+            model.module.to(device)
         skipped = _with_sparse_kernels(model, device) if self.sparse else 0
         encoder = Encoder(model.tokenizer, model.context)
-        yield Asking(_Torch(model.module, device), encoder, batch, _facts(model, artifact, skipped))
+        told = _facts(model, artifact, skipped) | ({"devices": _placed(model.module)} if self.devices == "all" else {})
+        yield Asking(_Torch(model.module, device), encoder, batch, told)
 
 
 def _device() -> str:
@@ -55,12 +61,10 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _spread(module: Any) -> Any:
-    """Layers over the devices that there are, in order, each filled before the next."""
-    from accelerate import dispatch_model, infer_auto_device_map
-
-    whole = getattr(module, "_no_split_modules", None) or []
-    return dispatch_model(module, infer_auto_device_map(module, no_split_module_classes=list(whole)))
+def _placed(module: Any) -> list[str]:
+    """The devices that layers lie on: `cuda:0`, `cpu`, `disk`; there is a map only where they are several."""
+    places = {str(place) for place in getattr(module, "hf_device_map", {"": module.device}).values()}
+    return sorted(f"cuda:{place}" if place.isdigit() else place for place in places)
 
 
 def _with_sparse_kernels(model: Model, device: str) -> int:
