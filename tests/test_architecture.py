@@ -29,6 +29,7 @@ LAYERS = (
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
     ("catalog",),
     ("idle", "launcher", "ledger", "doctor", "attribution", "outlook", "cache", "variants", "simulate", "starter"),
+    ("mirror",),
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "account", "verdict", "sweet_spot", "rank"),

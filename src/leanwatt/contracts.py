@@ -153,6 +153,9 @@ class Search(ABC):
 class Executor(ABC):
     """`executor/`: where jobs run. Two weighings never share a device."""
 
+    store: str | None = None
+    """URL through which models and records go, where machines share no folder. A setting, if a method offers it."""
+
     @abstractmethod
     def run(
         self, job: Callable[[Any], Any], items: Iterable[Any], *, alone: bool = False

@@ -22,11 +22,12 @@ from leanwatt.errors import RefusedError, StoreError, UserError
 from leanwatt.journal import spent, window
 from leanwatt.ledger import Ledger
 from leanwatt.machine import describe, lease
+from leanwatt.mirror import Mirror
 from leanwatt.question import Example, Generate, Split
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record, Status, record_id
 from leanwatt.study import Study
-from leanwatt.variants import Base, Maker, stage_keys
+from leanwatt.variants import Base, Maker, parent_of, stage_keys
 from leanwatt.windows import fill, phases
 
 WEIGHED = 64
@@ -47,16 +48,29 @@ class Bench:
     folder: Path
     """Of the store."""
     bases: Mapping[tuple[str, str | None], Base]
+    mirror: Mirror | None = None
+    """Where the machines that jobs run on share no folder."""
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """The study's tasks by name."""
         return {choice.name: catalog.build(choice) for choice in self.study.tasks}
 
+    def here(self) -> Bench:
+        """For a job, on the machine that it runs on."""
+        if self.mirror is None:
+            return self
+        (self.mirror.here / "variants").mkdir(parents=True, exist_ok=True)
+        return replace(self, folder=self.mirror.here)
+
     def artifact(self, trial: Trial) -> Path:
         """Where the variant of a trial lies once it is made."""
+        return self.stages(trial)[-1]
+
+    def stages(self, trial: Trial) -> list[Path]:
+        """Where its base and what each of its steps makes lie."""
         base = self.bases[trial.variant.recipe.base, trial.variant.recipe.revision]
-        return self.folder / "variants" / stage_keys(trial.variant, base)[-1]
+        return [self.folder / "variants" / key for key in stage_keys(trial.variant, base)]
 
     def examples(self, trial: Trial) -> list[Example]:
         """All tasks' examples of the trial's fold."""
@@ -115,10 +129,12 @@ class Attempt:
     def __call__(self, trial: Trial) -> tuple[Record, Rows]:
         """Do the job; failures and refusals are records too. StoreError stops the study."""
         found, status, error = Found(), "done", None
-        with catalog.build(self.bench.study.meter).open() as read, window(read, self.job, self.journal) as whole:
+        bench = self.bench.here()
+        journal = self.journal if bench.mirror is None else None  # Nobody could read it on another machine's disk.
+        with catalog.build(bench.study.meter).open() as read, window(read, self.job, journal) as whole:
             ledger = Ledger(read, idle_watts=self.conditions.idle_watts)
             try:
-                _JOBS[self.job](self.bench, trial, ledger, found)
+                _JOBS[self.job](bench, trial, ledger, found)
             except RefusedError as refusal:
                 status, error = "refused", str(refusal)
             except (StoreError, UserError):
@@ -183,9 +199,14 @@ def died(end: WorkerDied) -> Record:
 
 def _make(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
     base = bench.bases[trial.variant.recipe.base, trial.variant.recipe.revision]
+    if bench.mirror is not None:
+        bench.mirror.bring_stages(bench.stages(trial), parent_of(trial.variant.recipe))
     with progress(f"make {trial.variant.recipe}") as tell:
         maker = Maker(trial.variant, base, bench.folder / "variants", ledger, tell)
         artifact = maker.make(lambda: bench.examples(trial))
+    if bench.mirror is not None:
+        for folder in bench.stages(trial):
+            bench.mirror.send(folder)
     found.artifact = str(artifact.relative_to(bench.folder))
     files = [path for path in artifact.iterdir() if path.suffix == ".safetensors"]
     found.facts["bytes_on_disk"] = sum(path.stat().st_size for path in files)
@@ -253,6 +274,8 @@ def _sessions(bench: Bench, trial: Trial, ledger: Ledger, found: Found, *, check
 def _at_hand(bench: Bench, trial: Trial, ledger: Ledger) -> Path:
     """The variant's folder; made again, and charged, where it was removed for room."""
     artifact = bench.artifact(trial)
+    if bench.mirror is not None:
+        bench.mirror.bring(artifact)
     if not is_whole(artifact):
         base = bench.bases[trial.variant.recipe.base, trial.variant.recipe.revision]
         again = Ledger(ledger.read)

@@ -47,6 +47,8 @@ class Flow:
 
     def run(self) -> Ranking:
         """Make, grade, weigh, rank and confirm all that is missing. Raises StudyError where a base has changed."""
+        if self.bench.mirror is not None:
+            self.bench.mirror.bring_records(self.store.folder)
         self._refuse_changed_bases()
         self._cache.sweep()
         self.try_all()
@@ -200,6 +202,8 @@ class Flow:
 
     def _keep(self, record: Record, rows: Rows) -> None:
         kept = self.store.add(record, rows)
+        if self.bench.mirror is not None:
+            self.bench.mirror.keep(self.store.folder, kept.id)
         turn = self._agenda.running.pop(record.id)
         self._agenda.ended.add(record.id)
         if turn.attempt.journal is not None:

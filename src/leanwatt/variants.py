@@ -29,7 +29,7 @@ from leanwatt.model import Model, config_of, load
 from leanwatt.outlook import foresee
 from leanwatt.prompt import VERSION as PROMPT_VERSION
 from leanwatt.question import Example
-from leanwatt.recipe import Choice, Variant, digest
+from leanwatt.recipe import Choice, Recipe, Variant, digest
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ def stage_keys(variant: Variant, base: Base) -> list[str]:
     return keys
 
 
+def parent_of(recipe: Recipe) -> int | None:
+    """Place among the keys of the model before the first pruning: all later keys follow its key."""
+    rooms = [step.room for step in recipe.steps]
+    return rooms.index("prune") if "prune" in rooms else None
+
+
 def _content(path: Path) -> str:
     """Follows what is in a file of the user's. Raises StudyError where it cannot be read."""
     try:
@@ -83,7 +89,7 @@ class Maker:
     def make(self, examples: Callable[[], Sequence[Example]]) -> Path:
         """The folder of the finished variant; `examples` is asked for only where a step reads data."""
         keys = stage_keys(self.variant, self.base)
-        folders, parent = [self.folder / key for key in keys], self._parent()
+        folders, parent = [self.folder / key for key in keys], parent_of(self.variant.recipe)
         with ExitStack() as held:
             whole = [held.enter_context(in_use(folder)) for folder in folders]
             done = _done(whole, parent)
@@ -114,7 +120,7 @@ class Maker:
 
     def _before_pruning(self, folders: Sequence[Path], place: int) -> Path | None:
         """The model that the step at `place` may learn from: none before the first pruning is done."""
-        parent = self._parent()
+        parent = parent_of(self.variant.recipe)
         return folders[parent] if parent is not None and parent < place - 1 else None
 
     def _opened(self, parent: Path | None) -> Model:
@@ -126,11 +132,6 @@ class Maker:
         if (self.folder / first / COSTS).is_file():
             return config_of(str(self.folder / first))
         return config_of(self.base.place, self.base.revision)
-
-    def _parent(self) -> int | None:
-        """Place among the keys of the model before the first pruning: all later keys follow its key."""
-        rooms = [step.room for step in self.variant.recipe.steps]
-        return rooms.index("prune") if "prune" in rooms else None
 
     def _step(self, model: Model, step: Choice, key: str, context: Context) -> Model:
         work = self.folder / f".{key}.work"

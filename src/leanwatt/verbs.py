@@ -43,6 +43,7 @@ __all__ = [
 if TYPE_CHECKING:
     from leanwatt.jobs import Bench
     from leanwatt.measurement import Energy, Measurement
+    from leanwatt.mirror import Mirror
     from leanwatt.offer import Offer
     from leanwatt.plan import Plan
     from leanwatt.ranking import Ranking
@@ -122,7 +123,15 @@ def _bench(planned: Plan, store: Store) -> Bench:
 
     asked = {(t.variant.recipe.base, t.variant.recipe.revision) for t in planned.trials if not t.is_baseline}
     bases = {(name, revision): _base(name, revision) for name, revision in sorted(asked, key=str)}
-    return Bench(planned.study, store.folder, bases)
+    return Bench(planned.study, store.folder, bases, _mirror(planned.study))
+
+
+def _mirror(study: Study) -> Mirror | None:
+    from leanwatt.catalog import build
+    from leanwatt.mirror import Mirror
+
+    url = build(study.executor).store
+    return Mirror(url) if url else None
 
 
 def _base(name: str, revision: str | None) -> Base:
@@ -244,6 +253,8 @@ def ask(study: Study | str | Path, ticket: str, out: str | Path | None = None, v
 def _artifact(study: Study, out: str | Path | None, trial: Trial) -> Path:
     store = store_of(study, out)
     made = [r for r in store.records() if r.job == "grade" and r.trial.id == trial.id and r.artifact]
+    if made and not (store.folder / str(made[-1].artifact)).is_dir() and (mirror := _mirror(study)) is not None:
+        mirror.bring(store.folder / str(made[-1].artifact))
     if not made or not (store.folder / str(made[-1].artifact)).is_dir():
         raise StudyError(f"The model of '{trial.label}' is no longer in {store.folder}; run the study again.")
     return store.folder / str(made[-1].artifact)

@@ -40,7 +40,7 @@ class Transformers(Engine):
         """Load the folder into memory. Raises RefusedError where 2:4 kernels are asked for and cannot be had."""
         import torch
 
-        dtype = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}[self.compute]
+        dtype: Any = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}[self.compute]
         device = _device()
         if self.devices == "all":
             model = load(artifact, device_map="auto", dtype=dtype)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from leanwatt.contracts import WorkerDied
 from leanwatt.errors import StoreError, StudyError
-from leanwatt.executor._leases import ASK_SECONDS, WHOLE, Leases
+from leanwatt.executor._leases import ASK_SECONDS, Leases
 from leanwatt.executor._process import Raised, outcome_of
 from leanwatt.machine import describe
 
@@ -54,6 +54,8 @@ class Lease:
     """The driver's current folder, from which relative paths are meant."""
     version: str
     """Of leanwatt, in the driver."""
+    is_shared: bool = True
+    """All nodes have that folder."""
 
 
 @dataclass
@@ -250,7 +252,8 @@ class _There:
         if __version__ != self.lease.version:
             raise StoreError(f"A node has leanwatt {__version__}, the driver {self.lease.version}: install the same.")
         try:
-            os.chdir(self.lease.folder)
+            if self.lease.is_shared or os.path.isdir(self.lease.folder):
+                os.chdir(self.lease.folder)
         except OSError as error:
             raise StoreError(
                 f"{self.lease.folder}: cannot be entered on a node ({error.strerror}). Start the study in a folder "
@@ -306,8 +309,8 @@ def _why_lost(error: Exception) -> str:
     return f"its node or its worker was lost ({type(error).__name__})"
 
 
-def new_lease(alone: bool, jobs_per_host: int) -> Lease:
+def new_lease(share: float, *, is_shared: bool) -> Lease:
     """For one job."""
     from leanwatt import __version__
 
-    return Lease(uuid4().hex, WHOLE if alone else WHOLE / jobs_per_host, os.getcwd(), __version__)
+    return Lease(uuid4().hex, share, os.getcwd(), __version__, is_shared)

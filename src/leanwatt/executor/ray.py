@@ -16,6 +16,7 @@ from annotated_types import Ge
 from leanwatt.contracts import Executor
 from leanwatt.errors import require
 from leanwatt.executor._cluster import UNSENT, Cluster, Running, connect, leases, new_lease, outcome, send
+from leanwatt.executor._leases import WHOLE
 
 WAIT_SECONDS = 1.0
 END = object()
@@ -33,6 +34,10 @@ class Ray(Executor):
     `contended`; weighings are alone whatever is set."""
     weigh_on: str | None = None
     """A Ray resource that the node must offer on which is weighed; by default the machine with most GPUs, then CPUs."""
+
+    store: str | None = None
+    """URL (`s3://bucket/study`) through which models and records go, where nodes share no folder; the package of its
+    kind is needed, such as s3fs."""
 
     def __post_init__(self) -> None:
         require("ray", "executor", "ray")
@@ -69,7 +74,8 @@ class Ray(Executor):
                 return False
             if item is None:
                 return bool(running)
-            sent = Running(item, place, new_lease(alone, self.jobs_per_host))
+            share = WHOLE if alone else WHOLE / self.jobs_per_host
+            sent = Running(item, place, new_lease(share, is_shared=self.store is None))
             running[send(job, sent, self._cluster.resources(place, alone=alone), self._office)] = sent
         return True
 
