@@ -28,6 +28,7 @@ def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> Mirror:
 def stage(folder: Path) -> Path:
     (folder / "adapter").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "config.json").write_text("{}")
     (folder / "adapter" / "config.json").write_text("{}")
     (folder / COSTS).write_text("[]")
     return folder
@@ -44,6 +45,7 @@ def test_a_stage_goes_there_and_comes_back_whole(mirror: Mirror, tmp_path: Path)
     assert mirror.bring(folder)
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
         "model.safetensors",
+        "config.json",
         "adapter/config.json",
         COSTS,
     }
@@ -95,6 +97,25 @@ def test_a_mirror_travels_as_its_url(mirror: Mirror) -> None:
     again = pickle.loads(pickle.dumps(mirror))
     assert again == mirror
     assert again._root == mirror._root
+
+
+def test_a_base_of_the_driver_is_sent_ahead_and_no_other_machine_needs_it(
+    saved: Callable[[str], Path], tickets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(saved("llama"), base)
+    url = f"file://{tmp_path}/far"
+    monkeypatch.setenv("LEANWATT_CACHE", str(tmp_path / "driver"))
+    data = study_of(base, tickets, engine=["transformers"], executor={"ray": {"store": url}}, baselines=[])
+    flow = flow_of(data, tmp_path / "run")
+    shutil.rmtree(base)
+    monkeypatch.setenv("LEANWATT_CACHE", str(tmp_path / "node"))
+    for trial in flow.space:
+        record, _ = flow._agenda.turn("make", trial).attempt(trial)
+        assert record.status == "done", record.error
+        assert (tmp_path / "node" / "mirrors").is_dir()
 
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/study", "hdfs3://a/b"])

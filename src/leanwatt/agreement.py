@@ -6,13 +6,13 @@ and the option chosen. A known fast path gives garbage without a word, and looks
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
 
 from leanwatt.errors import RefusedError, StoreError
 from leanwatt.prompt import VERSION as PROMPT_VERSION
@@ -193,7 +193,7 @@ class _Kept:
         """Keep and give back. Raises StoreError."""
         import numpy as np
 
-        draft = self.path.with_name(f".{os.getpid()}-{self.path.name}")
+        draft = self.path.with_name(f".{uuid4().hex[:8]}-{self.path.name}")  # Numbers of processes repeat elsewhere.
         try:
             np.savez(draft, *arrays)
             draft.replace(self.path)

@@ -24,7 +24,7 @@ from leanwatt.ledger import Ledger
 from leanwatt.machine import describe, lease
 from leanwatt.mirror import Mirror
 from leanwatt.question import Example, Generate, Split
-from leanwatt.recipe import Trial
+from leanwatt.recipe import Recipe, Trial, Variant
 from leanwatt.record import Job, Record, Status, record_id
 from leanwatt.study import Study
 from leanwatt.variants import Base, Maker, parent_of, stage_keys
@@ -210,6 +210,17 @@ def _make(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
     found.artifact = str(artifact.relative_to(bench.folder))
     files = [path for path in artifact.iterdir() if path.suffix == ".safetensors"]
     found.facts["bytes_on_disk"] = sum(path.stat().st_size for path in files)
+
+
+def send_base(asked: tuple[Bench, Base]) -> None:
+    """Bring a base from a folder of this machine to where jobs of other machines find it: its own stage."""
+    bench, base = asked[0].here(), asked[1]
+    assert bench.mirror is not None
+    variant = Variant(Recipe(base.name, revision=base.revision))
+    folder = bench.folder / "variants" / stage_keys(variant, base)[0]
+    if not bench.mirror.bring(folder):
+        with catalog.build(bench.study.meter).open() as read, progress(f"send {base.name}") as tell:
+            bench.mirror.send(Maker(variant, base, folder.parent, Ledger(read), tell).make(lambda: []))
 
 
 def _grade(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:

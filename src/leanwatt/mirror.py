@@ -17,6 +17,7 @@ from leanwatt.recipe import digest
 from leanwatt.starter import cache_folder
 
 PART = ".part"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Mirror:
             return True
 
     def bring_stages(self, folders: Sequence[Path], parent: int | None) -> None:
-        """The last stage that is there, and the one at `parent` if it is before it; of the others their costs."""
+        """The last stage that is there, and the one at `parent` before it; of others costs and configuration."""
         with _told(self.url):
             there = [place for place, folder in enumerate(folders) if is_whole(folder) or self._has(folder)]
         last = max(there, default=-1)
@@ -84,7 +85,8 @@ class Mirror:
     def _bring_costs(self, folder: Path) -> None:
         with _told(self.url), alone(folder):
             folder.mkdir(exist_ok=True)
-            self._system.get_file(f"{self._root}/variants/{folder.name}/{COSTS}", str(folder / SPENT))
+            for far, near in ((COSTS, SPENT), (CONFIG, CONFIG)):
+                self._system.get_file(f"{self._root}/variants/{folder.name}/{far}", str(folder / near))
 
     def _has(self, folder: Path) -> bool:
         return bool(self._system.exists(f"{self._root}/variants/{folder.name}/{COSTS}"))

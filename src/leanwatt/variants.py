@@ -129,7 +129,7 @@ class Maker:
 
     def _config(self, first: str) -> Any:
         """Of the base; from its own folder here, where it is, so that a finished prefix needs no base any more."""
-        if (self.folder / first / COSTS).is_file():
+        if (self.folder / first / "config.json").is_file():
             return config_of(str(self.folder / first))
         return config_of(self.base.place, self.base.revision)
 

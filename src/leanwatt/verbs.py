@@ -119,11 +119,18 @@ def compare(places: Sequence[str | Path]) -> list[Ranking]:
 
 def _bench(planned: Plan, store: Store) -> Bench:
     """The bases at hand, `starter` made where it is not there yet."""
-    from leanwatt.jobs import Bench
+    from leanwatt.executor.local import Local
+    from leanwatt.jobs import Bench, send_base
 
     asked = {(t.variant.recipe.base, t.variant.recipe.revision) for t in planned.trials if not t.is_baseline}
     bases = {(name, revision): _base(name, revision) for name, revision in sorted(asked, key=str)}
-    return Bench(planned.study, store.folder, bases, _mirror(planned.study))
+    bench = Bench(planned.study, store.folder, bases, _mirror(planned.study))
+    if bench.mirror is not None:
+        local = [base for base in bases.values() if Path(base.place).is_dir()]
+        for died in Local().run(send_base, [(bench, base) for base in local]):
+            if died is not None:
+                raise StoreError(f"A base could not be sent to {bench.mirror.url}: {died.reason}.")
+    return bench
 
 
 def _mirror(study: Study) -> Mirror | None:
