@@ -4,9 +4,11 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ import pytest
 import yaml
 from ray_jobs import fall, refuse, stamp, stay, who
 
-from leanwatt import verbs
+from leanwatt import catalog, verbs
 from leanwatt.contracts import WorkerDied
 from leanwatt.errors import MissingExtraError, StoreError, StudyError
 from leanwatt.executor import _cluster
@@ -347,3 +349,34 @@ def test_nodes_with_another_version_or_without_the_folder_stop_the_study(version
 
 def test_local_takes_jobs_that_are_alone_too() -> None:
     assert list(Local(process="same").run(who, ["a"], alone=True)) == [("a", os.getpid(), os.getcwd(), True)]
+
+
+GUIDE = Path(__file__).parent.parent / "docs" / "cluster.md"
+
+
+def blocks() -> list[str]:
+    """The indented files of the guide."""
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^(?: {4}.*)?\n)+", GUIDE.read_text(), re.MULTILINE)]
+
+
+def test_the_guide_explains_every_setting_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", GUIDE.read_text(), re.MULTILINE)
+    assert [name for name, _ in rows] == [field.name for field in dataclasses.fields(Ray)]
+    for (_, default), field in zip(rows, dataclasses.fields(Ray), strict=True):
+        assert default.strip("`") == str(field.default).replace("None", "none")
+
+
+def test_the_files_of_the_guide_can_be_read_by_those_they_are_for() -> None:
+    [job] = [yaml.safe_load(block) for block in blocks() if "kind: RayJob" in block]
+    head, [workers] = job["spec"]["rayClusterSpec"]["headGroupSpec"], job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    [first], [second] = head["template"]["spec"]["containers"], workers["template"]["spec"]["containers"]
+    assert (first["image"], first["env"], first["volumeMounts"]) == (
+        second["image"],
+        second["env"],
+        second["volumeMounts"],
+    )
+    [script] = [block for block in blocks() if "#SBATCH" in block]
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    for line in re.findall(r"executor: \{ray: .*?\}\}", GUIDE.read_text()):
+        study = Study.parse({"name": "a", "tasks": ["root_cause"], **yaml.safe_load(line)})
+        assert isinstance(catalog.build(study.executor), Ray)

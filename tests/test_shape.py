@@ -75,7 +75,7 @@ def test_what_fails_is_named_and_not_tried_again(tmp_path: Path, monkeypatch: py
 
     asked: list[str] = []
 
-    def die(_self: Any, _job: Any, items: Any) -> Any:
+    def die(_self: Any, _job: Any, items: Any, **_: Any) -> Any:
         for item in items:
             asked.append(item.label)
             yield WorkerDied(item, "a crash in native code") if item.batch == 1 else Failed(item.label, "too\nlong")
