@@ -6,7 +6,7 @@ Every job runs through the executor and ends in a record, so a run that was kill
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -79,12 +79,17 @@ class Flow:
         most = self.bench.study.cache_gb
         return Cache(self.bench.folder / "variants", None if most is None else most * 1e9)
 
-    def _needed(self, begun: Iterable[Trial]) -> list[Path]:
-        """Variants that are still to be graded, weighed or confirmed: of these trials, and of all that are ranked."""
+    def _needed(self, grading: Trial) -> list[Path]:
+        """Variants that are still to be graded, weighed or confirmed; and what other jobs may read on other machines.
+
+        A disk of a network does not tell us of their locks.
+        """
         if self.bench.study.cache_gb is None:
             return []
         ranked = [each for each in self.space if not each.is_baseline and self._agenda.is_done("grade", each)]
-        return [self.bench.artifact(each) for each in (*begun, *ranked) if not each.is_baseline]
+        beside = [turn.trial for turn in self._agenda.running.values() if not turn.trial.is_baseline]
+        found = [self.bench.artifact(each) for each in (grading, *ranked) if not each.is_baseline]
+        return found + [folder for each in beside for folder in self.bench.stages(each)]
 
     def _refuse_changed_bases(self) -> None:
         for trial in self.space:
@@ -179,8 +184,7 @@ class Flow:
         """Before anything is graded, room is made for it."""
         for turn in turns:
             if turn is not None and turn.attempt.job == "grade":
-                running = [each.trial for each in self._agenda.running.values()]
-                self._cache.trim(self._needed([turn.trial, *running]))
+                self._cache.trim(self._needed(turn.trial))
             yield turn
 
     def _carry_out(self, turns: Iterator[Turn | None], *, alone: bool = False) -> None:
