@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from leanwatt.contracts import Context
+from annotated_types import Ge
+
+from leanwatt.contracts import Context, Step
 from leanwatt.errors import RefusedError
 from leanwatt.lesson import Lesson, lessons, tensors
 from leanwatt.model import Model, blocks, linears
@@ -29,6 +31,26 @@ CALIBRATE = "calibrate"
 """The part of a step that runs the model on the sample: what calibration costs by itself."""
 LONGEST = 256
 """Tokens of one piece of plain text; tickets are as long as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Step):
+    """A step that looks at what goes through the model on examples."""
+
+    examples: Annotated[int, Ge(1)] = 128
+    """Training examples, or pieces of `text`, that the activations are taken from."""
+    text: str | None = None
+    """A file of plain text to calibrate on instead of the training examples."""
+
+    reads_data: ClassVar[bool] = True
+
+    def files(self) -> Sequence[Path]:
+        """The text, where there is one."""
+        return [] if self.text is None else [Path(self.text)]
+
+    def sample(self, model: Model, context: Context) -> list[Lesson]:
+        """What to calibrate on, in tokens; raises as `sample` does."""
+        return sample(model, context, self.examples, self.text)
 
 
 def sample(model: Model, context: Context, count: int, text: str | None = None) -> list[Lesson]:

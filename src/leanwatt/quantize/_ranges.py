@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leanwatt.quantize._codes import largest_code, scales_of, stored_scales
+from leanwatt.quantize._codes import code_range, scales_of, stored_scales
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ def cut_scales(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int, 
     """
     import torch
 
-    whole, largest = scales_of(weight, bits, group), largest_code(bits)
+    whole = scales_of(weight, bits, group)
     groups = whole.shape[1]
     blocks = diagonal_blocks(gram, weight.shape[1] // groups, widest)
     parts, inside = in_blocks(weight, len(blocks)), len(blocks) // groups
@@ -56,7 +56,7 @@ def cut_scales(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int, 
     for share in CUTS:
         tried = stored_scales(whole * share)
         steps = tried.t().repeat_interleave(inside, 0).unsqueeze(-1)
-        change = (parts / steps).round_().clamp_(-largest, largest).mul_(steps).sub_(parts)
+        change = (parts / steps).round_().clamp_(*code_range(bits)).mul_(steps).sub_(parts)
         error = output_errors(change, blocks).view(groups, inside, -1).sum(1).t()
         best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
     return best
