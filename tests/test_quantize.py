@@ -194,7 +194,7 @@ def test_calibration_can_read_plain_text(name: str, saved: Callable[[str], Path]
     text.write_text("alarm first at site A then power lost " * 200, encoding="utf-8")
     step = quantizer(name, text=str(text), examples=4)
     assert step.files() == [text]
-    assert quantizer(name).files() == ()
+    assert quantizer(name).files() == []
     on_text = step.apply(load(saved("llama")), replace(context, train=[]))
     on_tickets = quantizer(name).apply(load(saved("llama")), context)
     assert any(
