@@ -258,6 +258,31 @@ def weight_of(layer: Any) -> torch.Tensor:
     return weight.t() if isinstance(layer, Conv1D) else weight
 
 
+def accelerator() -> str:
+    """Where a model computes: `cuda` where torch sees an NVIDIA GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def placed(model: Model, device: str) -> Iterator[None]:
+    """Module and masks on a device while open, and back in main memory afterwards, where all else expects them."""
+    if device == "cpu":
+        yield
+        return
+    try:
+        _move(model, device)
+        yield
+    finally:
+        _move(model, "cpu")
+
+
+def _move(model: Model, device: str) -> None:
+    model.module.to(device)
+    model.masks = {name: mask.to(device) for name, mask in model.masks.items()}
+
+
 def set_weight(layer: Any, weight: torch.Tensor) -> None:
     """Give a linear layer another weight, (outputs, inputs), in the dtype that it has."""
     from transformers.pytorch_utils import Conv1D

@@ -53,7 +53,8 @@ def cut_scales(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int, 
     whole = scales_of(weight, bits, group)
     blocks = diagonal_blocks(gram, weight.shape[1] // whole.shape[1], widest)
     few = max(1, CACHED // weight.shape[1])
-    return torch.cat([_cut(*rows, blocks, bits) for rows in zip(weight.split(few), whole.split(few), strict=True)])
+    rows = zip(torch.split(weight, few), torch.split(whole, few), strict=True)
+    return torch.cat([_cut(*some, blocks, bits) for some in rows])
 
 
 def _cut(weight: torch.Tensor, whole: torch.Tensor, blocks: torch.Tensor, bits: int) -> torch.Tensor:
