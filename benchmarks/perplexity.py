@@ -38,7 +38,6 @@ ORDER = (
     ("wanda", "magnitude"),
     ("gptq", "round_to_nearest"),
     ("awq", "round_to_nearest"),
-    ("gptq", "nf4"),
 )
 """Better and worse, as the papers have it."""
 TEXTS = 128

@@ -34,13 +34,13 @@ def slow_codes(weight: Any, gram: Any, scales: Any, bits: int, order: list[int])
 
     work, codes = weight.double().clone(), torch.zeros(weight.shape)
     damped = gram.double() + 0.01 * gram.double().diagonal().mean() * torch.eye(len(gram))
-    size, largest = weight.shape[1] // scales.shape[1], 2 ** (bits - 1) - 1
+    size, half = weight.shape[1] // scales.shape[1], 2 ** (bits - 1)
     for place, column in enumerate(order):
         left = order[place:]
         inverse = torch.linalg.inv(damped[left][:, left])
         for row in range(len(work)):
             scale = float(scales[row, column // size])
-            code = max(-largest, min(largest, round(float(work[row, column]) / scale)))
+            code = max(-half, min(half - 1, round(float(work[row, column]) / scale)))
             codes[row, column] = 0 if weight[row, column] == 0 else code
             error = work[row, column] - codes[row, column] * scale
             work[row, left] -= error / inverse[0, 0] * inverse[0]

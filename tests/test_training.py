@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from leanwatt.errors import RefusedError
 from leanwatt.lesson import Lesson, lessons, tensors
-from leanwatt.model import Model, linears, load, weight_of
+from leanwatt.model import Model, accelerator, linears, load, weight_of
 from leanwatt.prompt import Encoder
 from leanwatt.question import Example, Generate, Likelihood, Prompt, Score
 from leanwatt.training import Schedule, Trainer, _batches, _optimizer, _rate, _steps
@@ -221,6 +221,30 @@ def test_without_validation_the_last_state_stays(model: Model, context: Any) -> 
     assert outcome.first_loss is None and outcome.best_loss is None
     assert not outcome.stopped_early
     assert not same(before, weights(model))
+
+
+def test_a_gpu_is_asked_for_and_given_back(model: Model, context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    asked: list[str] = []
+    monkeypatch.setattr(type(model.module), "to", lambda self, device: asked.append(device) or self)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    trainer = Trainer(model, PACE, 0, quiet)
+    assert trainer.device == accelerator() == "cuda"
+    with pytest.raises((RuntimeError, AssertionError), match=r"(?i)cuda"):  # This torch has none: the first batch fails.
+        trainer.run(some_lessons(model, context), [])
+    assert asked == ["cuda", "cpu"]
+
+
+def test_it_learns_on_a_gpu(model: Model, context: Any) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here: training on one has not yet been run")
+    before = weights(model)
+    Trainer(model, replace(PACE, precision="bf16"), 0, quiet).run(some_lessons(model, context), [])
+    assert not same(before, weights(model))
+    assert {p.device.type for p in model.module.parameters()} == {"cpu"}
 
 
 def test_masks_are_kept_at_every_step(model: Model, context: Any, monkeypatch: pytest.MonkeyPatch) -> None:

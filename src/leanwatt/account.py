@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from leanwatt.bill import JOULES_PER_KWH, SECONDS_PER_HOUR
 from leanwatt.evidence import Gathered, totals
 from leanwatt.measurement import Measurement
 from leanwatt.ranking import Searched, Sharing, SweetSpot
@@ -12,8 +13,6 @@ from leanwatt.spending import RANKABLE
 from leanwatt.standing import Standing
 from leanwatt.study import Study
 
-JOULES_PER_KWH = 3.6e6
-SECONDS_PER_HOUR = 3600.0
 WALL = "wall_seconds"
 """Fact of a record: how long the job took from outside, its process's start included; also of a worker that died."""
 TRIED = ("make", "grade")
@@ -44,7 +43,7 @@ def account(records: Sequence[Record]) -> Account:
     Stages whose energy is unknown, and the time in which a worker died or a process started, are charged at the mean
     power of the stages that are known: better a little too much than a budget that failures do not touch.
     """
-    stages = [m for record in records for m in record.measurements if not m.reused]
+    stages = [part for record in records for part in record.spent]
     seconds = math.fsum(_wall_seconds(record) for record in records)
     known = [(joules, m.seconds) for m in stages if (joules := charged_joules(m)) is not None and m.seconds > 0]
     joules, measured = math.fsum(j for j, _ in known), math.fsum(s for _, s in known)
@@ -66,7 +65,7 @@ def charged_joules(measurement: Measurement) -> float | None:
 
 
 def _wall_seconds(record: Record) -> float:
-    spent = math.fsum(m.seconds for m in record.measurements if not m.reused)
+    spent = math.fsum(part.seconds for part in record.spent)
     wall = record.facts.get(WALL)
     return max(spent, float(wall)) if isinstance(wall, int | float) else spent
 

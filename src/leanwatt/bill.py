@@ -18,6 +18,7 @@ from leanwatt.errors import StudyError, not_among
 from leanwatt.measurement import Energy
 
 JOULES_PER_KWH: Final = 3.6e6
+SECONDS_PER_HOUR: Final = 3600.0
 LEAST_PUE: Final = 1.0
 MOST_PUE: Final = 3.0
 """Energy of a site over that of its machines: below 1 is impossible, above 3 is a mistake."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from leanwatt.account import TRIED, WALL, account
+from leanwatt.bill import JOULES_PER_KWH, SECONDS_PER_HOUR
 from leanwatt.errors import StudyError
 from leanwatt.plan import SECONDS_PER_START, Needs
 from leanwatt.recipe import Recipe, Trial
 from leanwatt.record import Job, Record
 from leanwatt.study import Study
+from leanwatt.windows import WARM_UP_SECONDS
 
-WARM_UP_SECONDS = 3.0
-"""Of a weighing, per task."""
 Tuning = tuple[str, tuple[object, ...], int, int, int | None]
 """A fine-tuning: base, steps up to it, seed, fold, most steps. Variants that share it share its cost."""
 
@@ -41,8 +41,8 @@ class Budget:
             )
         after = {
             "trials": float(len(tried | {each.id for each in (*begun, trial)})),
-            "hours": (spent.seconds + seconds) / 3600,
-            "kwh": ((spent.joules or 0.0) + (spent.watts or 0.0) * seconds) / 3.6e6,
+            "hours": (spent.seconds + seconds) / SECONDS_PER_HOUR,
+            "kwh": ((spent.joules or 0.0) + (spent.watts or 0.0) * seconds) / JOULES_PER_KWH,
         }
         over = [key for key, limit in limits.items() if after[key] > limit]
         said = [f"{key}: {after[key]:.3g} would be reached, {limits[key]:g} are allowed" for key in over]

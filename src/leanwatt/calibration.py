@@ -8,14 +8,17 @@ a block whole, as often as one likes.
 
 from __future__ import annotations
 
+import ctypes
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from leanwatt.contracts import Context
+from annotated_types import Ge
+
+from leanwatt.contracts import Context, Step
 from leanwatt.errors import RefusedError
 from leanwatt.lesson import Lesson, lessons, tensors
 from leanwatt.model import Model, blocks, linears
@@ -29,6 +32,30 @@ CALIBRATE = "calibrate"
 """The part of a step that runs the model on the sample: what calibration costs by itself."""
 LONGEST = 256
 """Tokens of one piece of plain text; tickets are as long as they are."""
+M_MMAP_THRESHOLD = -3
+"""As in glibc's malloc.h."""
+LARGE = 8 * 2**20
+"""Bytes; smaller pieces come and go too often for that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Step):
+    """A step that looks at what goes through the model on examples."""
+
+    examples: Annotated[int, Ge(1)] = 128
+    """Training examples, or pieces of `text`, that the activations are taken from."""
+    text: str | None = None
+    """A file of plain text to calibrate on instead of the training examples."""
+
+    reads_data: ClassVar[bool] = True
+
+    def files(self) -> Sequence[Path]:
+        """The text, where there is one."""
+        return [] if self.text is None else [Path(self.text)]
+
+    def sample(self, model: Model, context: Context) -> list[Lesson]:
+        """What to calibrate on, in tokens; raises as `sample` does."""
+        return sample(model, context, self.examples, self.text)
 
 
 def sample(model: Model, context: Context, count: int, text: str | None = None) -> list[Lesson]:
@@ -172,9 +199,20 @@ def stages(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Sta
     What the visitor changes in them is in force for all that comes after, in the same block too: the "true sequential"
     order of GPTQ's code. Each batch goes through the model once.
     """
+    _give_memory_back()
     groups = _same_input(model, on[0])
     for visit in _visits(model, on, context):
         yield from _halting(visit, [group for group in groups if visit.layers.keys() & group.keys()])
+
+
+def _give_memory_back() -> None:
+    """Ask the C library, where it is glibc, to return large pieces of memory as soon as they are free.
+
+    Activations come and go in a few sizes; kept for later they would be a fifth of the most memory that is held.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _same_input(model: Model, lesson: Lesson) -> list[dict[str, Any]]:

@@ -106,7 +106,8 @@ def documentation(room: str, name: str) -> tuple[str, dict[str, str]]:
     for each in reversed(cls.__mro__):  # What methods of a room share stands above them.
         if each not in ROOMS.values() and dataclasses.is_dataclass(each):
             docs |= _field_docs(each)
-    return inspect.getdoc(inspect.getmodule(cls)) or "", docs
+    in_order = sorted(dataclasses.fields(cls), key=lambda field: bool(field.kw_only))
+    return inspect.getdoc(inspect.getmodule(cls)) or "", {field.name: docs[field.name] for field in in_order}
 
 
 def _field_docs(cls: type[Any]) -> dict[str, str]:

@@ -82,7 +82,7 @@ def run(
         _tell(record)
         say(look().line())
 
-    ranking = verbs.run(study, out, retry=retry, notice=notice)
+    ranking = verbs.run(study, out, retry=retry, notice=notice, planned=checked)
     _show_ranking(ranking, as_json)
     folder = verbs.store_of(checked.study, out).folder / "report"
     print(f"\nThe report: {folder / 'report.html'}", file=sys.stderr if as_json else sys.stdout)
@@ -300,8 +300,8 @@ def _energy_words(reply: Any) -> str:
 
 def _tell(record: Any) -> None:
     """One line per finished job, on the error stream."""
-    seconds = sum(each.seconds for each in record.measurements if not each.reused)
-    cpu = sum(each.cpu_seconds for each in record.measurements if not each.reused)
+    seconds = sum(part.seconds for part in record.spent)
+    cpu = sum(part.cpu_seconds for part in record.spent)
     place = f" round {record.round + 1}" if record.job == "weigh" else ""
     figures = ", ".join(f"{task} {_primary(values)}" for task, values in record.metrics.items())
     trouble = f": {record.error.splitlines()[0]}" if record.error else ""

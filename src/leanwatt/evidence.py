@@ -67,22 +67,24 @@ class Evidence:
 
     def windows(self, machine: str | None) -> dict[Window, dict[str, Measurement]]:
         """By round, seed and fold, then by task: what was weighed on that machine."""
-        found: dict[Window, dict[str, Measurement]] = {}
-        for run in self.runs:
-            for record in run.weighs:
-                tasks = {m.stage.removeprefix(WEIGH): m for m in record.measurements if _is_answering(m)}
-                if tasks and record.machine.get("id") == machine:
-                    found[Window(record.round, run.trial.variant.seed, run.trial.variant.fold)] = tasks
-        return found
+        return self._weighed(machine, lambda m: m.stage.removeprefix(WEIGH) if _is_answering(m) else None, least=1)
 
     def phases(self, machine: str | None) -> dict[Window, dict[str, Measurement]]:
         """By round, seed and fold, then by stage: prefill, alone and with decoding, on that machine."""
+        both = (PREFILL, PREFILL_AND_DECODE)
+        return self._weighed(machine, lambda m: m.stage if m.stage in both else None, least=len(both))
+
+    def _weighed(
+        self, machine: str | None, name: Callable[[Measurement], str | None], least: int
+    ) -> dict[Window, dict[str, Measurement]]:
+        """Of each round on that machine, the stages that have a name; left out where they are fewer than `least`."""
         found: dict[Window, dict[str, Measurement]] = {}
         for run in self.runs:
-            for record in run.weighs:
-                stages = {m.stage: m for m in record.measurements if m.stage in (PREFILL, PREFILL_AND_DECODE)}
-                if len(stages) == 2 and record.machine.get("id") == machine:
-                    found[Window(record.round, run.trial.variant.seed, run.trial.variant.fold)] = stages
+            variant = run.trial.variant
+            for record in (each for each in run.weighs if each.machine.get("id") == machine):
+                named = {said: m for m in record.measurements if (said := name(m)) is not None}
+                if len(named) >= least:
+                    found[Window(record.round, variant.seed, variant.fold)] = named
         return found
 
     def makings(self) -> list[Sequence[Measurement]]:

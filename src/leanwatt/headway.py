@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from leanwatt.bill import JOULES_PER_KWH
+from leanwatt.bill import JOULES_PER_KWH, SECONDS_PER_HOUR
 from leanwatt.evidence import totals
 from leanwatt.ranking import Making
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record
 from leanwatt.study import Study
+from leanwatt.windows import WARM_UP_SECONDS
 
-WARM_UP_SECONDS = 3.0
-"""Of a weighing, where none is known yet."""
 SHOWN = 5
 
 Stage = Literal["nothing yet", "making and grading", "weighing", "confirming", "done"]
@@ -98,7 +97,7 @@ def headway(study: Study, primaries: Mapping[str, str], trials: Sequence[Trial],
         best=_best(primaries, list(last.values())),
         latest=f"{newest.job} {newest.trial.label}: {newest.status}" if newest else "",
         left_seconds=_left_seconds(study, counts, ours),
-        left_hours=_left(study.budget.get("hours"), spent.seconds / 3600 if spent else 0.0),
+        left_hours=_left(study.budget.get("hours"), spent.seconds / SECONDS_PER_HOUR if spent else 0.0),
         left_kwh=_left(study.budget.get("kwh"), _kwh(spent)),
     )
 
@@ -196,4 +195,4 @@ def duration(seconds: float) -> str:
     """In the largest unit that fits."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / SECONDS_PER_HOUR:.1f} h"

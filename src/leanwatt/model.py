@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -259,6 +260,39 @@ def weight_of(layer: Any) -> torch.Tensor:
     return weight.t() if isinstance(layer, Conv1D) else weight
 
 
+def accelerator() -> str:
+    """Where a model computes: `cuda` where torch sees an NVIDIA GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def placed(model: Model, device: str) -> Iterator[None]:
+    """Module and masks on a device while open, and back in main memory afterwards, where all else expects them."""
+    if device == "cpu":
+        yield
+        return
+    try:
+        _move(model, device)
+        yield
+    finally:
+        _move(model, "cpu")
+
+
+def _move(model: Model, device: str) -> None:
+    model.module.to(device)
+    model.masks = {name: mask.to(device) for name, mask in model.masks.items()}
+
+
+def set_weight(layer: Any, weight: torch.Tensor) -> None:
+    """Give a linear layer another weight, (outputs, inputs), in the dtype that it has."""
+    from transformers.pytorch_utils import Conv1D
+
+    new = weight.t() if isinstance(layer, Conv1D) else weight
+    layer.weight.data = new.to(layer.weight.dtype).contiguous()
+
+
 def cast(module: Any, dtype: torch.dtype) -> Any:
     """Parameters in another dtype, in place. Buffers stay: rotary frequencies in bf16 would be another model."""
     for parameter in module.parameters():
@@ -284,7 +318,7 @@ def check(model: Model) -> None:
         return
     layers = linears(model.module)
     for name, mask in model.masks.items():
-        if weight_of(layers[name])[~mask].any():
+        if ((weight_of(layers[name]) != 0) > mask).any():
             raise RefusedError(f"{name}: weights that pruning removed are no longer zero.")
         if name in model.patterns and not _fits(mask, model.patterns[name]):
             raise RefusedError(f"{name}: the mask no longer keeps the pattern {model.patterns[name]}.")
@@ -308,8 +342,11 @@ def weight_facts(model: Model) -> dict[str, Any]:
 
 
 def _fits(mask: torch.Tensor, pattern: str) -> bool:
+    import torch
+
     kept, group = map(int, pattern.split(":"))
-    return bool((mask.view(mask.shape[0], -1, group).sum(-1) <= kept).all())
+    places = mask.view(torch.uint8).view(mask.shape[0], -1, group).unbind(-1)
+    return bool((reduce(torch.add, places) <= kept).all())
 
 
 def _without_adapters(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

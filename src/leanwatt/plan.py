@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leanwatt import catalog, split, starter
+from leanwatt.bill import SECONDS_PER_HOUR
 from leanwatt.contracts import Task
 from leanwatt.errors import RefusedError, StudyError
 from leanwatt.machine import available_memory_bytes, free_disk_bytes
@@ -218,7 +219,7 @@ class Needs:
         labels = len({trial.label for trial in self.trials})
         starts = 2 * len(self.trials) + labels * self.study.protocol.rounds
         windows = labels * self.study.protocol.rounds * len(self.examples) * 2 * self.study.protocol.window_seconds
-        return (operations / self.operations_per_second + starts * SECONDS_PER_START + windows) / 3600
+        return (operations / self.operations_per_second + starts * SECONDS_PER_START + windows) / SECONDS_PER_HOUR
 
     @cached_property
     def operations_per_second(self) -> float:

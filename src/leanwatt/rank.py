@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from leanwatt.account import searched
-from leanwatt.bill import JOULES_PER_KWH
+from leanwatt.bill import JOULES_PER_KWH, SECONDS_PER_HOUR
 from leanwatt.caveats import caveats
 from leanwatt.compare import Line, best_over
 from leanwatt.entry import Writer
@@ -26,7 +26,6 @@ from leanwatt.sweet_spot import candidates, next_candidates, sweet_spot
 
 __all__ = ["next_candidates", "rank", "with_interrupted"]
 
-SECONDS_PER_HOUR = 3600
 NO_MAKING = Making(0.0, 0.0, None, str(Provenance.ABSENT), 0.0, 0.0)
 """A study without any record has spent nothing."""
 

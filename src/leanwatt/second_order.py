@@ -140,12 +140,17 @@ def _settle_leaf(work: torch.Tensor, errors: torch.Tensor, carry: torch.Tensor, 
     """One column after the other; each takes up the errors of those before it in the leaf."""
     import torch
 
-    for place, values in enumerate(work.unbind()):
-        if place:
-            values.addmv_(errors[:place].t(), carry[place, :place], alpha=-1)
-        settled = rule.settle(start + place, values)
-        torch.sub(values, settled, out=errors[place])
-        values.copy_(settled)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # A column is too short to share: threads would wait for each other more than work.
+    try:
+        for place, values in enumerate(work.unbind()):
+            if place:
+                values.addmv_(errors[:place].t(), carry[place, :place], alpha=-1)
+            settled = rule.settle(start + place, values)
+            torch.sub(values, settled, out=errors[place])
+            values.copy_(settled)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _carry_on(work: torch.Tensor, errors: torch.Tensor, carry: torch.Tensor, stop: int, leaf: int) -> None:

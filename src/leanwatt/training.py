@@ -2,7 +2,8 @@
 
 Loss on the answer (in pre-training a little on the prompt too), batches of like length, AdamW with warm-up and a linear
 cool-down, the best state by validation loss kept, early stop, masks of pruning kept. What was killed goes on from its
-checkpoint, and ends with the same weights as if it had not been.
+checkpoint, and ends with the same weights as if it had not been. Runs on an NVIDIA GPU where torch sees one: written
+for that, and not yet run on one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from leanwatt.checkpoint import Checkpoint
 from leanwatt.curve import Recorder
 from leanwatt.errors import RefusedError
 from leanwatt.lesson import Lesson, tensors
-from leanwatt.model import Model, keep_zeros, quiet
+from leanwatt.model import Model, accelerator, keep_zeros, placed, quiet
 from leanwatt.recipe import digest
 
 if TYPE_CHECKING:
@@ -114,9 +115,17 @@ class Trainer:
     """The meter, for what the way to each validation loss took."""
     teacher: Teacher | None = None
     """Learned from in training; the validation loss, which picks the best state, is that of the right answers."""
+    device: str = field(default_factory=accelerator)
+    """As torch names it; the model comes back from it."""
 
     def run(self, train_on: Sequence[Lesson], check_on: Sequence[Lesson]) -> Outcome:
         """Train; ends on the state with the least validation loss. Raises RefusedError without lessons."""
+        if self.teacher is not None:
+            self.teacher.module.to(self.device)
+        with placed(self.model, self.device):
+            return self._run(train_on, check_on)
+
+    def _run(self, train_on: Sequence[Lesson], check_on: Sequence[Lesson]) -> Outcome:
         import torch
 
         torch.manual_seed(self.seed)
@@ -148,12 +157,12 @@ class Trainer:
         learned = {name: p for name, p in self.model.module.named_parameters() if p.requires_grad}
         optimizer, curve = _optimizer(list(learned.values()), self.schedule), Recorder(self.read)
         if kept is not None:
-            state = _State(learned, optimizer, _scaler(self.schedule), _Best(learned, None), curve)
+            state = _State(learned, optimizer, self._scaler(), _Best(learned, None), curve)
             state.go_on(kept)
             return state
         best = _Best(learned, self._loss(check_on) if check_on else None)
         curve.note(0, 0, best.loss)
-        return _State(learned, optimizer, _scaler(self.schedule), best, curve)
+        return _State(learned, optimizer, self._scaler(), best, curve)
 
     def _identity(self, train_on: Sequence[Lesson], check_on: Sequence[Lesson]) -> str:
         """Of all that a step depends on but the weights, whose folder follows them."""
@@ -163,6 +172,12 @@ class Trainer:
         seen = digest([[lesson.ids, lesson.answer_from] for lesson in (*train_on, *check_on)])
         taught = self.teacher and [self.teacher.temperature, self.teacher.share]
         return digest([asdict(self.schedule), self.seed, learned, taught, len(train_on), seen, torch.__version__])
+
+    def _scaler(self) -> Any:
+        """Small gradients would be zero in fp16, so the loss is multiplied (Micikevicius et al., arXiv:1710.03740)."""
+        import torch
+
+        return torch.amp.GradScaler(self.device, enabled=self.schedule.precision == "fp16")
 
     def _set_up(self, *, training: bool) -> None:
         module = self.model.module
@@ -196,9 +211,10 @@ class Trainer:
         """Cross-entropy of answers, summed over tokens; in teaching prompts count by their weight, and the teacher."""
         import torch
 
-        ids, seen, answers = tensors(batch, self.model.tokenizer.pad_token_id)
+        read = tensors(batch, self.model.tokenizer.pad_token_id)
+        ids, seen, answers = (each.to(self.device) for each in read)
         half = _HALVES.get(self.schedule.precision)
-        with torch.autocast("cpu", getattr(torch, half or "bfloat16"), enabled=half is not None):
+        with torch.autocast(self.device, getattr(torch, half or "bfloat16"), enabled=half is not None):
             logits = self.model.module(input_ids=ids, attention_mask=seen, use_cache=False).logits
         weights = torch.where(answers, 1.0, self.schedule.prompt_weight if teaching else 0.0)[:, 1:]
         counted = seen[:, 1:].bool() & (weights > 0)
@@ -284,7 +300,7 @@ class _State:
             "learned": {name: p.detach() for name, p in self.learned.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "dice": torch.get_rng_state(),
+            "dice": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
             "best": self.best.kept(),
             "curve": self.curve.state(),
         }
@@ -299,7 +315,9 @@ class _State:
         self.best.go_on(kept["best"])
         self.curve.go_on(kept["curve"])
         self.step, self.tokens = kept["step"], kept["tokens"]
-        torch.set_rng_state(kept["dice"])
+        first, *others = kept["dice"]
+        torch.set_rng_state(first)
+        torch.cuda.set_rng_state_all(others)
 
 
 class _Display:
@@ -325,13 +343,6 @@ class _Display:
 
 
 _HALVES = {"bf16": "bfloat16", "fp16": "float16"}
-
-
-def _scaler(schedule: Schedule) -> Any:
-    """Small gradients would be zero in fp16: the loss is multiplied first (Micikevicius et al., arXiv:1710.03740)."""
-    import torch
-
-    return torch.amp.GradScaler("cpu", enabled=schedule.precision == "fp16")
 
 
 def _weight(lesson: Lesson, prompt_weight: float) -> float:

@@ -66,13 +66,17 @@ def run(
     *,
     retry: bool = False,
     notice: Callable[[Record], None] = lambda record: None,
+    planned: Plan | None = None,
 ) -> Ranking:
-    """Run what is missing, rank, confirm, and write the report. A run that was stopped goes on where it stood."""
+    """Run what is missing, rank, confirm, and write the report. A run that was stopped goes on where it stood.
+
+    `planned` is what `plan` said of the same study, where it was asked already.
+    """
     from leanwatt.budget import Budget
     from leanwatt.pipeline import Flow
     from leanwatt.report import report as write
 
-    planned = plan(study, out)
+    planned = planned or plan(study, out)
     store = store_of(planned.study, out)
     budget = Budget(planned.study, planned.needs)
     flow = Flow(_bench(planned, store), list(planned.trials), store, notice, retry, budget)

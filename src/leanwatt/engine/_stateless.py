@@ -7,8 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from leanwatt.engine._asking import Array
+
 HIDDEN = -1e9
 """Added to a score that must not be seen."""
+
+
+def feed(ids: Array, positions: Array, mask: Array, keep: int) -> dict[str, Array]:
+    """The inputs of a converted model but for its cache; `keep` of the last tokens are asked for their logits."""
+    tokens = ids.shape[1]
+    return {
+        "input_ids": ids,
+        "position_ids": positions,
+        "mask": np.where(mask[:, None], np.float32(0), np.float32(HIDDEN)),
+        "keep": np.arange(tokens - keep, tokens),
+    }
 
 
 def converted(folder: Path, convert: Callable[[Path], None]) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 from leanwatt.contracts import Engine
 from leanwatt.engine import _onnx_graph as graph
 from leanwatt.engine._asking import Array, Asking
-from leanwatt.engine._stateless import HIDDEN, converted
+from leanwatt.engine._stateless import converted, feed
 from leanwatt.engine._tokens import Tokens
 from leanwatt.engine._weights import Ran, facts
 from leanwatt.errors import RefusedError, require
@@ -83,14 +83,8 @@ class _Onnx:
         return self._run(ids, positions, mask, 1)
 
     def _run(self, ids: Array, positions: Array, mask: Array, keep: int) -> Array:
-        tokens = ids.shape[1]
-        inputs = {
-            "input_ids": _value(ids),
-            "position_ids": _value(positions),
-            "mask": _value(np.where(mask[:, None], np.float32(0), np.float32(HIDDEN))),
-            "keep": _value(np.arange(tokens - keep, tokens)),
-            **{f"past.{i}": value for i, value in enumerate(self._past)},
-        }
+        inputs = {name: _value(array) for name, array in feed(ids, positions, mask, keep).items()}
+        inputs |= {f"past.{i}": value for i, value in enumerate(self._past)}
         logits, *self._past = self._session.run_with_ort_values(self._names, inputs)
         got: Array = logits.numpy()
         return got

@@ -19,7 +19,7 @@ import openvino as ov
 from leanwatt.contracts import Engine
 from leanwatt.engine import _openvino_graph as graph
 from leanwatt.engine._asking import Array, Asking
-from leanwatt.engine._stateless import HIDDEN, converted
+from leanwatt.engine._stateless import converted, feed
 from leanwatt.engine._tokens import Tokens
 from leanwatt.engine._weights import Ran, facts
 from leanwatt.errors import RefusedError
@@ -92,14 +92,7 @@ class _OpenVino:
         return self._run(ids, positions, mask, 1)
 
     def _run(self, ids: Array, positions: Array, mask: Array, keep: int) -> Array:
-        tokens = ids.shape[1]
-        inputs = {
-            "input_ids": ids,
-            "position_ids": positions,
-            "mask": np.where(mask[:, None], np.float32(0), np.float32(HIDDEN)),
-            "keep": np.arange(tokens - keep, tokens),
-        }
-        logits: Array = self._request.infer(inputs)["logits"].copy()
+        logits: Array = self._request.infer(feed(ids, positions, mask, keep))["logits"].copy()
         return logits
 
 

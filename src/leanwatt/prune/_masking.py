@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from leanwatt.contracts import Outlook
@@ -99,17 +100,19 @@ def lowest(score: torch.Tensor, count: int) -> torch.Tensor:
 
 def n_of_m(score: torch.Tensor, kept: int, group: int) -> torch.Tensor:
     """True for what stays: the `kept` highest of every `group` neighbours along the inputs; (outputs, inputs)."""
-    return best_of(score.reshape(-1, group).t(), kept).t().reshape(score.shape)
+    return best_of(score.reshape(-1, group).t().contiguous(), kept).t().reshape(score.shape)
 
 
 def best_of(score: torch.Tensor, kept: int) -> torch.Tensor:
     """True for the `kept` highest of each column; among equals the first stay. (members, columns)."""
     import torch
 
-    mine, other = score.unsqueeze(1), score.unsqueeze(0)
-    is_before = torch.ones(len(score), len(score), dtype=torch.bool, device=score.device).tril(-1).unsqueeze(-1)
-    is_beaten = torch.where(is_before, other >= mine, other > mine)
-    return is_beaten.sum(1) < kept
+    above = torch.zeros(score.shape, dtype=torch.uint8, device=score.device)  # How many of its column beat it.
+    for earlier, later in combinations(range(len(score)), 2):
+        is_earlier_first = score[earlier] >= score[later]
+        above[later] += is_earlier_first
+        above[earlier] += ~is_earlier_first
+    return above < kept
 
 
 def whole_weights(model: Model, name: str) -> dict[str, torch.Tensor]:
@@ -133,6 +136,18 @@ def foresee_masks(outlook: Outlook, name: str, pattern: str | None) -> None:
     outlook.left["masks"] = name
     if pattern:
         outlook.left["pattern"] = f"{name} {pattern}"
+
+
+def zero_lowest(model: Model, cut: Cut, scores: Iterable[Mapping[str, torch.Tensor]]) -> None:
+    """Zero the weights of the lowest score: of some layers after the other, or of all together once all are scored."""
+    together: dict[str, torch.Tensor] = {}
+    for some in scores:
+        if cut.over == "model":
+            together |= some
+        else:
+            put_on(model, cut.masks(some), cut.pattern)
+    if together:
+        put_on(model, cut.masks(together), cut.pattern)
 
 
 def put_on(model: Model, masks: Mapping[str, torch.Tensor], pattern: str | None) -> None:

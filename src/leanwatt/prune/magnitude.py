@@ -11,7 +11,7 @@ from annotated_types import Gt, Lt
 
 from leanwatt.contracts import Context, Outlook, Step
 from leanwatt.model import Model
-from leanwatt.prune._masking import Cut, foresee_masks, gone_first, put_on, whole_weights
+from leanwatt.prune._masking import Cut, foresee_masks, gone_first, whole_weights, zero_lowest
 
 
 @final
@@ -40,7 +40,6 @@ class Magnitude(Step):
         cut = Cut(self.sparsity, self.pattern, self.over)
         weights = whole_weights(model, "magnitude")
         cut.check(weights)
-        sizes = {name: gone_first(model, name, weight.abs()) for name, weight in weights.items()}
-        put_on(model, cut.masks(sizes), self.pattern)
+        zero_lowest(model, cut, ({name: gone_first(model, name, w.abs())} for name, w in weights.items()))
         model.history.append(f"prune magnitude {cut}")
         return model

@@ -8,13 +8,12 @@ them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Gt, Lt
 
-from leanwatt.calibration import Stage, sample, stages
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.calibration import Calibrated, Stage, stages
+from leanwatt.contracts import Context, Outlook
 from leanwatt.lesson import Lesson
 from leanwatt.model import Model, weight_of
 from leanwatt.prune._masking import (
@@ -40,7 +39,7 @@ BLOCK = 128
 
 @final
 @dataclass(frozen=True)
-class SparseGPT(Step):
+class SparseGPT(Calibrated):
     """Set weights to zero and let the others of the same output take up the error."""
 
     sparsity: Annotated[float, Gt(0), Lt(1)] | None = None
@@ -52,20 +51,11 @@ class SparseGPT(Step):
     anything is pruned, says how much each layer loses in a second pass."""
     damping: Annotated[float, Gt(0), Lt(1)] = 0.01
     """Added to the diagonal of the Gram matrix, as a share of its mean."""
-    examples: Annotated[int, Ge(1)] = 128
-    """Training examples, or pieces of `text`, that the inputs are taken from."""
-    text: str | None = None
-    """A file of plain text to take the inputs from instead of the training examples."""
 
     version: ClassVar[int] = 1
-    reads_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Cut(self.sparsity, self.pattern, self.over)
-
-    def files(self) -> Sequence[Path]:
-        """The text, where there is one."""
-        return [] if self.text is None else [Path(self.text)]
 
     def foresee(self, outlook: Outlook) -> None:
         """Masks, and where asked for a pattern."""
@@ -75,7 +65,7 @@ class SparseGPT(Step):
         """Zero and change weights in place, layer by layer, and keep the masks."""
         cut, weights = Cut(self.sparsity, self.pattern, self.over), whole_weights(model, "sparsegpt")
         cut.check(weights)
-        on = sample(model, context, self.examples, self.text)
+        on = self.sample(model, context)
         shares = dict.fromkeys(weights, self.sparsity or 0.0)
         if self.over == "model":
             shares = self._shares(model, on, context)

@@ -6,17 +6,15 @@ At high sparsity, or with a pattern, sparsegpt errs less. Zeros save joules only
 them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Gt, Lt
 
-from leanwatt.calibration import Stage, sample, stages
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.calibration import Calibrated, Stage, stages
+from leanwatt.contracts import Context, Outlook
 from leanwatt.model import Model, weight_of
-from leanwatt.prune._masking import Cut, foresee_masks, gone_first, put_on, whole_weights
+from leanwatt.prune._masking import Cut, foresee_masks, gone_first, whole_weights, zero_lowest
 from leanwatt.second_order import refuse_broken
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True)
-class Wanda(Step):
+class Wanda(Calibrated):
     """Set the weights to zero that are small, or whose inputs are."""
 
     sparsity: Annotated[float, Gt(0), Lt(1)] | None = None
@@ -35,20 +33,11 @@ class Wanda(Step):
     over: Literal["row", "layer", "model"] = "row"
     """Where the sparsity holds: in every row of a weight, that is for each output (as in the paper), in every layer, or
     by one threshold over all layers, whose scores are then taken before anything is pruned."""
-    examples: Annotated[int, Ge(1)] = 128
-    """Training examples, or pieces of `text`, that the inputs are taken from."""
-    text: str | None = None
-    """A file of plain text to take the inputs from instead of the training examples."""
 
     version: ClassVar[int] = 1
-    reads_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Cut(self.sparsity, self.pattern, self.over)
-
-    def files(self) -> Sequence[Path]:
-        """The text, where there is one."""
-        return [] if self.text is None else [Path(self.text)]
 
     def foresee(self, outlook: Outlook) -> None:
         """Masks, and where asked for a pattern."""
@@ -58,15 +47,8 @@ class Wanda(Step):
         """Zero the weights in place, layer by layer, and keep the masks."""
         cut = Cut(self.sparsity, self.pattern, self.over)
         cut.check(whole_weights(model, "wanda"))
-        together: dict[str, torch.Tensor] = {}
-        for stage in stages(model, sample(model, context, self.examples, self.text), context):
-            scores = _scores(model, stage)
-            if self.over == "model":
-                together |= scores
-            else:
-                put_on(model, cut.masks(scores), self.pattern)
-        if together:
-            put_on(model, cut.masks(together), self.pattern)
+        on = self.sample(model, context)
+        zero_lowest(model, cut, (_scores(model, stage) for stage in stages(model, on, context)))
         model.history.append(f"prune wanda {cut}")
         return model
 

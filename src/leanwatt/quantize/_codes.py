@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from leanwatt.contracts import Outlook
 from leanwatt.errors import RefusedError
-from leanwatt.model import Codes, Model, linears, weight_of
+from leanwatt.model import Codes, Model, linears, set_weight
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,10 @@ def foresee_codes(outlook: Outlook, name: str) -> None:
     outlook.left["codes"] = f"quantize {name}"
 
 
-def largest_code(bits: int) -> int:
-    """Codes go from minus this to this: the same on both sides, so that zero is a code."""
-    return int(2 ** (bits - 1) - 1)
+def code_range(bits: int) -> tuple[int, int]:
+    """The lowest and the highest code: all that so many bits can tell apart. Zero is one of them."""
+    half = int(2 ** (bits - 1))
+    return -half, half - 1
 
 
 def group_size(columns: int, group: int) -> int:
@@ -54,8 +55,8 @@ def stored_scales(scales: torch.Tensor) -> torch.Tensor:
 
 
 def scales_of(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
-    """The largest of a group gets the largest code: float32, (rows, groups)."""
-    return stored_scales(grouped(weight, group).abs().amax(-1) / largest_code(bits))
+    """Of a group's largest weight half a step is lost at most, on either side: float32, (rows, groups)."""
+    return stored_scales(grouped(weight, group).abs().amax(-1) / (code_range(bits)[1] + 0.5))
 
 
 def round_to(weight: torch.Tensor, scales: torch.Tensor, bits: int) -> Codes:
@@ -63,8 +64,7 @@ def round_to(weight: torch.Tensor, scales: torch.Tensor, bits: int) -> Codes:
     import torch
 
     rows, groups = scales.shape
-    largest = largest_code(bits)
-    codes = torch.round(weight.float().reshape(rows, groups, -1) / scales.unsqueeze(-1)).clamp_(-largest, largest)
+    codes = (weight.float().reshape(rows, groups, -1) / scales.unsqueeze(-1)).round_().clamp_(*code_range(bits))
     return Codes(codes.view(weight.shape).to(torch.int8), scales, bits)
 
 
@@ -75,8 +75,8 @@ def nearest_codes(weight: torch.Tensor, bits: int, group: int) -> Codes:
 
 def put_in(model: Model, name: str, layer: Any, codes: Codes) -> None:
     """The layer holds what the codes say, and the model keeps the codes. Raises RefusedError."""
-    weight = weight_of(layer)
-    weight.copy_(codes.weight)
-    if not weight.isfinite().all():
-        raise RefusedError(f"{name}: quantized, some weights are no finite numbers in {weight.dtype}.")
+    set_weight(layer, codes.weight)
+    lowest, highest = layer.weight.data.aminmax()  # One pass; what is not finite shows in them.
+    if not (lowest.isfinite() and highest.isfinite()):
+        raise RefusedError(f"{name}: quantized, some weights are no finite numbers in {layer.weight.dtype}.")
     model.codes[name] = codes

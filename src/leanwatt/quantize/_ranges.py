@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leanwatt.quantize._codes import largest_code, scales_of, stored_scales
+from leanwatt.quantize._codes import code_range, scales_of, stored_scales
 
 if TYPE_CHECKING:
     import torch
 
 CUTS = tuple(1 - 0.05 * i for i in range(11))
 """Shares of a range that are tried."""
+CACHED = 2**16
+"""Weights that are tried on together: few enough to stay in a processor's cache."""
 WIDEST = 128
 """Inputs whose errors are seen together: rounding errors of others are as good as independent, and would cost most."""
 
@@ -48,15 +50,23 @@ def cut_scales(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int, 
     """
     import torch
 
-    whole, largest = scales_of(weight, bits, group), largest_code(bits)
+    whole = scales_of(weight, bits, group)
+    blocks = diagonal_blocks(gram, weight.shape[1] // whole.shape[1], widest)
+    few = max(1, CACHED // weight.shape[1])
+    rows = zip(torch.split(weight, few), torch.split(whole, few), strict=True)
+    return torch.cat([_cut(*some, blocks, bits) for some in rows])
+
+
+def _cut(weight: torch.Tensor, whole: torch.Tensor, blocks: torch.Tensor, bits: int) -> torch.Tensor:
+    import torch
+
     groups = whole.shape[1]
-    blocks = diagonal_blocks(gram, weight.shape[1] // groups, widest)
     parts, inside = in_blocks(weight, len(blocks)), len(blocks) // groups
     best, least = whole, torch.full_like(whole, float("inf"))
     for share in CUTS:
         tried = stored_scales(whole * share)
         steps = tried.t().repeat_interleave(inside, 0).unsqueeze(-1)
-        change = (parts / steps).round_().clamp_(-largest, largest).mul_(steps).sub_(parts)
+        change = (parts / steps).round_().clamp_(*code_range(bits)).mul_(steps).sub_(parts)
         error = output_errors(change, blocks).view(groups, inside, -1).sum(1).t()
         best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
     return best

@@ -9,15 +9,13 @@ Models with all norms behind the layers have no place at all, and are refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 from annotated_types import Ge
 
-from leanwatt.calibration import Visit, sample, walk
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.calibration import Calibrated, Visit, walk
+from leanwatt.contracts import Context, Outlook
 from leanwatt.model import Codes, Model, weight_of
 from leanwatt.quantize._codes import foresee_codes, nearest_codes, put_in, round_to, whole_layers
 from leanwatt.quantize._folding import Fold, fold, folds_of, refuse_without_norms
@@ -43,7 +41,7 @@ class Inputs:
 
 @final
 @dataclass(frozen=True)
-class Awq(Step):
+class Awq(Calibrated):
     """Scale the blocks' linear layers by their activations, and store the weights as small integers."""
 
     bits: Literal[8, 4]
@@ -55,17 +53,8 @@ class Awq(Step):
     """Powers from 0 (no scaling) to below 1 that are tried."""
     cut: bool = True
     """Also try smaller ranges for every group: few weights err more so that the others err less."""
-    examples: Annotated[int, Ge(1)] = 128
-    """Training examples, or pieces of the text, that the activations are taken from."""
-    text: str | None = None
-    """A file of plain text to calibrate on instead of the training examples."""
 
-    version: ClassVar[int] = 1
-    reads_data: ClassVar[bool] = True
-
-    def files(self) -> Sequence[Path]:
-        """The text to calibrate on."""
-        return (Path(self.text),) if self.text else ()
+    version: ClassVar[int] = 2
 
     def foresee(self, outlook: Outlook) -> None:
         """Codes."""
@@ -76,7 +65,7 @@ class Awq(Step):
         whole_layers(model, "awq")
         refuse_without_norms(model, "awq")
         scaled = 0
-        for visit in walk(model, sample(model, context, self.examples, self.text), context):
+        for visit in walk(model, self.sample(model, context), context):
             seen = _look(visit)
             chosen = [(each, self._scale(each, visit, seen)) for each in folds_of(visit)]
             weights = fold(visit, chosen)

@@ -8,17 +8,15 @@ like any other, so N:M stays N:M.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from annotated_types import Ge, Gt, Le
 
-from leanwatt.calibration import sample, stages
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.calibration import Calibrated, stages
+from leanwatt.contracts import Context, Outlook
 from leanwatt.model import Codes, Model, weight_of
-from leanwatt.quantize._codes import foresee_codes, group_size, largest_code, put_in, scales_of, whole_layers
+from leanwatt.quantize._codes import code_range, foresee_codes, group_size, put_in, scales_of, whole_layers
 from leanwatt.quantize._ranges import cut_scales
 from leanwatt.second_order import LEAF, Gram, compensate, inverse_factor
 
@@ -31,7 +29,7 @@ NEAR = 8
 
 @final
 @dataclass(frozen=True)
-class Gptq(Step):
+class Gptq(Calibrated):
     """Store the weights of the blocks' linear layers as small integers that undo each other's rounding."""
 
     bits: Literal[8, 4]
@@ -47,17 +45,8 @@ class Gptq(Step):
     range ends at the largest weight."""
     damping: Annotated[float, Gt(0), Le(1)] = 0.01
     """Share of the Gram matrix's mean diagonal that is added to its diagonal."""
-    examples: Annotated[int, Ge(1)] = 128
-    """Training examples, or pieces of the text, that the activations are taken from."""
-    text: str | None = None
-    """A file of plain text to calibrate on instead of the training examples."""
 
-    version: ClassVar[int] = 1
-    reads_data: ClassVar[bool] = True
-
-    def files(self) -> Sequence[Path]:
-        """The text to calibrate on."""
-        return (Path(self.text),) if self.text else ()
+    version: ClassVar[int] = 2
 
     def foresee(self, outlook: Outlook) -> None:
         """Codes."""
@@ -66,7 +55,7 @@ class Gptq(Step):
     def apply(self, model: Model, context: Context) -> Model:
         """Quantize in place, layer by layer: each sees what the quantized layers before it send on."""
         whole_layers(model, "gptq")
-        for stage in stages(model, sample(model, context, self.examples, self.text), context):
+        for stage in stages(model, self.sample(model, context), context):
             gram = Gram()
             for inputs in stage.inputs():
                 gram.add(inputs)
@@ -102,7 +91,7 @@ class Gptq(Step):
             kept=ordered.t() != 0,
             scales=scales.t().contiguous(),
             groups=(order // group_size(columns, self.group)).tolist(),
-            largest=largest_code(self.bits),
+            range=code_range(self.bits),
         )
         compensate(ordered, inverse_factor(gram[order][:, order], self.damping, name), rule)
         codes = torch.empty(columns, len(weight), dtype=torch.int8)
@@ -120,7 +109,8 @@ class _OnGrid:
     """float32, (groups, outputs)."""
     groups: list[int]
     """Of each input, in the order of settling."""
-    largest: int
+    range: tuple[int, int]
+    """The lowest and the highest code."""
     codes: list[torch.Tensor] = field(default_factory=list)
     """What was settled so far, (outputs,) each."""
     group: int = LEAF
@@ -132,5 +122,5 @@ class _OnGrid:
     def settle(self, column: int, values: torch.Tensor) -> torch.Tensor:
         """The nearest multiple of the scale, (outputs,)."""
         scale = self.scales[self.groups[column]]
-        self.codes.append((values / scale).round_().clamp_(-self.largest, self.largest).mul_(self.kept[column]))
+        self.codes.append((values / scale).round_().clamp_(*self.range).mul_(self.kept[column]))
         return self.codes[-1] * scale

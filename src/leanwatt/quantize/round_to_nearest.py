@@ -25,7 +25,7 @@ class RoundToNearest(Step):
     """Neighbours along the inputs that share a scale; 0 for one scale per row. A layer that the group does not
     divide gets one scale per row."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def foresee(self, outlook: Outlook) -> None:
         """Codes."""

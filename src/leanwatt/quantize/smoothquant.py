@@ -8,15 +8,13 @@ alone, and say so in their facts; there plain rounding is as good. Only what a n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 from annotated_types import Ge, Le
 
-from leanwatt.calibration import Visit, sample, walk
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.calibration import Calibrated, Visit, walk
+from leanwatt.contracts import Context, Outlook
 from leanwatt.model import Model, weight_of
 from leanwatt.quantize._codes import foresee_codes, nearest_codes, put_in, whole_layers
 from leanwatt.quantize._folding import Fold, fold, folds_of, refuse_without_norms
@@ -30,7 +28,7 @@ LEAST = 1e-5
 
 @final
 @dataclass(frozen=True)
-class Smoothquant(Step):
+class Smoothquant(Calibrated):
     """Move the activations' scales into the weights of the blocks' linear layers, and round these to integers."""
 
     bits: Literal[8, 4] = 8
@@ -40,17 +38,8 @@ class Smoothquant(Step):
     divide gets one scale per row."""
     strength: Annotated[float, Ge(0), Le(1)] = 0.5
     """How much of the difficulty moves: 0 leaves all of it in the activations, 1 puts all of it into the weights."""
-    examples: Annotated[int, Ge(1)] = 128
-    """Training examples, or pieces of the text, that the activations are taken from."""
-    text: str | None = None
-    """A file of plain text to calibrate on instead of the training examples."""
 
-    version: ClassVar[int] = 1
-    reads_data: ClassVar[bool] = True
-
-    def files(self) -> Sequence[Path]:
-        """The text to calibrate on."""
-        return (Path(self.text),) if self.text else ()
+    version: ClassVar[int] = 2
 
     def foresee(self, outlook: Outlook) -> None:
         """Codes."""
@@ -60,7 +49,7 @@ class Smoothquant(Step):
         """Smooth and quantize in place, block by block."""
         whole_layers(model, "smoothquant")
         refuse_without_norms(model, "smoothquant")
-        for visit in walk(model, sample(model, context, self.examples, self.text), context):
+        for visit in walk(model, self.sample(model, context), context):
             largest = _largest(visit)
             norms = [each for each in folds_of(visit) if each.name is None]
             weights = fold(visit, [(each, self._scale(each, visit, largest)) for each in norms])
