@@ -68,7 +68,7 @@ def test_the_error_is_half_a_step_zeros_are_zero_and_codes_fit(bits: int, weight
     step = codes.scales.numpy().repeat(4, axis=1)
     error = np.abs(codes.weight.numpy() - weight)
     half = 2 ** (bits - 1)
-    # The scale is rounded to 16 bits, so the largest weight may miss its code by that much; tiny scales have fewer bits.
+    # The scale is rounded to 16 bits, so the largest weight may miss its code by that much; tiny ones more.
     assert (error <= step * 0.5 + half * np.maximum(step * 2**-11, 2**-25) + 1e-9).all()
     assert not codes.weight.numpy()[weight == 0].any()
     assert -half <= codes.codes.numpy().min() and codes.codes.numpy().max() < half

@@ -231,7 +231,7 @@ def test_a_gpu_is_asked_for_and_given_back(model: Model, context: Any, monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     trainer = Trainer(model, PACE, 0, quiet)
     assert trainer.device == accelerator() == "cuda"
-    with pytest.raises((RuntimeError, AssertionError), match=r"(?i)cuda"):  # This torch has none: the first batch fails.
+    with pytest.raises((RuntimeError, AssertionError), match=r"(?i)cuda"):  # There is none here.
         trainer.run(some_lessons(model, context), [])
     assert asked == ["cuda", "cpu"]
 
