@@ -1,9 +1,14 @@
-"""A process of its own for one job, and nothing of it left behind: what executors share."""
+"""A process of its own for one job, and nothing of it left behind: what executors share.
+
+On Linux the process is a copy of one that has imported the large libraries already: else each job would begin with some
+seconds of imports, which for a small model is more than the job itself takes.
+"""
 
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +19,8 @@ from typing import Any
 from leanwatt.contracts import WorkerDied
 
 BEAT_SECONDS = 1.0
+IMPORTED = ("leanwatt.jobs", "torch", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama")
+"""By the process that all others are copies of."""
 
 Beat = Callable[[], None]
 """Called about once a second while the job runs; what it raises ends the job."""
@@ -28,9 +35,9 @@ class Raised:
 
 def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None) -> Any:
     """What the job gives, Raised or WorkerDied."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     receive, send = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(send, job, item), daemon=True)
+    worker = context.Process(target=_work, args=(send, job, item, dict(os.environ)), daemon=True)
     _start(worker)
     send.close()
     try:
@@ -49,6 +56,14 @@ def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None) 
             worker.kill()
         worker.join()
         receive.close()
+
+
+def _context() -> Any:
+    if sys.platform != "linux":  # Elsewhere system libraries do not bear being copied.
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    return context
 
 
 def _start(worker: Any) -> None:
@@ -72,7 +87,9 @@ def _start(worker: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _work(send: Connection, job: Callable[[Any], Any], item: Any) -> None:
+def _work(send: Connection, job: Callable[[Any], Any], item: Any, environment: dict[str, str]) -> None:
+    os.environ.clear()  # That of when the first process was made.
+    os.environ.update(environment)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         threading.Thread(target=_end_with_parent, name="leanwatt-parent", daemon=True).start()
