@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from leanwatt.contracts import WorkerDied
 from leanwatt.errors import MissingExtraError, StoreError, StudyError
 from leanwatt.executor import _cluster
 from leanwatt.executor._cluster import Cluster, Lease, Place, Running
+from leanwatt.executor._leases import Leases
 from leanwatt.executor.local import Local
 from leanwatt.executor.ray import Ray
 from leanwatt.jobs import LOST
@@ -347,6 +349,57 @@ def test_nodes_with_another_version_or_without_the_folder_stop_the_study(version
     there = _cluster._There(Lease("holder", 1.0, folder, version or __version__), who)
     with pytest.raises(StoreError, match=r"install the same|all nodes share"):
         there("item")
+
+
+class Office:
+    """Leases without a cluster: what `remote` gives is the answer itself."""
+
+    def __init__(self, leases: Leases) -> None:
+        self.leases = leases
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self.leases, name))
+
+
+@pytest.fixture
+def office(monkeypatch: pytest.MonkeyPatch) -> Office:
+    """And a main file that a node may hide, and ray.get that only gives."""
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", getattr(sys.modules["__main__"], "__file__", ""), False)
+    return Office(Leases())
+
+
+HERE = Lease("us", 1.0, ".", "0.1.0")
+
+
+def test_a_node_holds_the_lease_while_the_job_runs_and_no_longer(office: Office) -> None:
+    domain = str(describe()["boot_id"])
+    office.leases.take(domain, "before us", 0.5)
+    threading.Timer(0.5, lambda: office.leases.give("before us")).start()
+    begun = time.monotonic()
+    assert _cluster.on_node(who, "item", HERE, office)[0] == "item"
+    assert time.monotonic() - begun >= 0.4, "it waited for its turn"
+    assert office.leases.holders(domain) == []
+    died = _cluster.on_node(fall, "fall", HERE, office)
+    assert isinstance(died, WorkerDied) and died.is_lost and died.machine is not None
+    assert office.leases.holders(domain) == []
+
+
+def test_a_job_whose_lease_is_lost_is_ended_at_once(office: Office, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    begun: list[float] = []
+
+    def keep(*_: Any) -> bool:
+        if place.exists() and place.read_text():
+            begun.append(time.monotonic())
+        return not begun
+
+    office.leases.keep = keep  # type: ignore[method-assign]
+    died = _cluster.on_node(stay, str(place), HERE, office)
+    assert time.monotonic() - begun[0] < 5
+    assert isinstance(died, WorkerDied) and died.is_lost
+    assert "lease" in died.reason
+    assert not Path(f"/proc/{place.read_text()}").exists()
 
 
 def test_local_takes_jobs_that_are_alone_too() -> None:

@@ -190,7 +190,9 @@ def pinned(node: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "max_retries": 0}
 
 
+@cache
 def _about() -> tuple[str, str]:
+    """Boot and hardware of this machine: where a Ray worker is, it stays."""
     facts = describe()
     return str(facts["boot_id"]), str(facts["id"])
 

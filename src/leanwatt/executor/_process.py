@@ -14,6 +14,8 @@ from typing import Any
 from leanwatt.contracts import WorkerDied
 
 BEAT_SECONDS = 1.0
+GRACE_SECONDS = 10.0
+"""For a process that has been told to end, or has said all."""
 
 Beat = Callable[[], None]
 """Called about once a second while the job runs; what it raises ends the job."""
@@ -33,9 +35,12 @@ def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None) 
     worker = context.Process(target=_work, args=(send, job, item), daemon=True)
     _start(worker)
     send.close()
+    grace = GRACE_SECONDS
     try:
         while not receive.poll(BEAT_SECONDS):
+            grace = 0.0  # What beat raises ends the job at once.
             beat()
+            grace = GRACE_SECONDS
         return receive.recv()
     except (EOFError, OSError):  # Nothing came, or half an outcome.
         worker.join()
@@ -44,7 +49,7 @@ def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None) 
         )
     finally:
         if worker.is_alive() and not receive.closed:
-            worker.join(timeout=10)
+            worker.join(timeout=grace)
         if worker.is_alive():
             worker.kill()
         worker.join()
