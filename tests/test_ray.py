@@ -296,6 +296,35 @@ def test_machines_fill_one_after_the_other_and_blamed_nodes_last(monkeypatch: py
     assert seen.place([], alone=False) == other
 
 
+def test_a_node_is_blamed_until_a_job_goes_well_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = cluster_of(monkeypatch, [place("one"), place("two", "b")])
+    [sent] = running(place("one"))
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    assert isinstance(_cluster.outcome(WorkerDied("item", "gone", True), sent, seen), WorkerDied)
+    assert seen.place([], alone=False).node == "two"
+    assert _cluster.outcome("well", sent, seen) == "well"
+    assert seen.place([], alone=False).node == "one"
+
+
+def test_what_never_began_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: object) -> None:
+        raise ray.exceptions.TaskUnschedulableError("its node has gone")
+
+    seen = cluster_of(monkeypatch, [place("one"), place("two", "b")])
+    monkeypatch.setattr(ray, "get", gone)
+    assert _cluster.outcome("reference", running(place("one"))[0], seen) is _cluster.UNSENT
+    assert seen.place([], alone=False).node == "two"
+
+
+def test_memory_that_ran_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise ray.exceptions.OutOfMemoryError("node at 192.0.2.2")
+
+    monkeypatch.setattr(ray, "get", full)
+    died = _cluster.outcome("reference", running(place("one"))[0], cluster_of(monkeypatch, []))
+    assert "smaller batch" in died.reason and "192" not in died.reason
+
+
 def test_all_weighings_go_to_one_machine_whatever_order_the_nodes_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
     small, gpu, big = place("s", "a", 4), place("g", "b", 4, 2), place("h", "c", 64)
     for places in ([small, gpu, big], [big, gpu, small]):

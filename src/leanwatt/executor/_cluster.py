@@ -95,7 +95,7 @@ class Cluster:
     jobs_per_host: int
     weigh_on: str | None
     blamed: Counter[str] = field(default_factory=Counter)
-    """By node: how many workers were lost there. Such nodes are taken last."""
+    """By node: how many workers were lost there since a job went well. Such nodes are taken last."""
     _known: dict[str, Place] = field(default_factory=dict)
     _asked: dict[Any, str] = field(default_factory=dict)
     """Nodes that have yet to answer, by Ray's reference to their answer."""
@@ -301,6 +301,8 @@ def outcome(reference: Any, running: Running, cluster: Cluster) -> Any:
         raise found.error
     if isinstance(found, WorkerDied):
         cluster.is_gone(running.place.node)
+    else:
+        cluster.blamed.pop(running.place.node, None)
     return found
 
 
