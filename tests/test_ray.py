@@ -316,6 +316,28 @@ def test_what_never_began_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen.place([], alone=False).node == "two"
 
 
+def test_what_never_began_begins_elsewhere_and_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanwatt.executor import ray as room
+
+    sent: list[str] = []
+
+    def send(_job: Any, running: Running, *_: Any) -> str:
+        sent.append(running.item)
+        return f"{running.item} {len(sent)}"
+
+    def come(reference: str, *_: Any) -> Any:
+        return _cluster.UNSENT if reference == "b 2" else reference
+
+    monkeypatch.setattr(room, "connect", lambda _: None)
+    monkeypatch.setattr(room, "leases", lambda: None)
+    monkeypatch.setattr(room, "send", send)
+    monkeypatch.setattr(room, "outcome", come)
+    monkeypatch.setattr(room, "_ended", list)
+    monkeypatch.setattr(Cluster, "place", lambda _, running, alone: None if list(running) else place("one"))
+    assert list(Ray().run(who, ["a", "b", "c"])) == ["a 1", "b 3", "c 4"]
+    assert sent == ["a", "b", "b", "c"]
+
+
 def test_memory_that_ran_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: object) -> None:
         raise ray.exceptions.OutOfMemoryError("node at 192.0.2.2")
