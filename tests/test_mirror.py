@@ -122,6 +122,9 @@ def test_a_base_of_the_driver_is_sent_ahead_and_no_other_machine_needs_it(
 def test_a_url_that_cannot_be_used_is_named(url: str, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=url):
         Mirror(url).bring(a_store(tmp_path) / "variants" / "abc")
+    with pytest.raises(StudyError) as told:
+        Mirror(url.replace("//", "//me:secret@")).bring(tmp_path / "variants" / "abc")
+    assert "secret" not in str(told.value)
 
 
 def test_a_study_over_machines_that_share_only_a_url(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from leanwatt.contracts import WorkerDied
 from leanwatt.errors import MissingExtraError, StoreError, StudyError
 from leanwatt.executor import _cluster
 from leanwatt.executor._cluster import Cluster, Lease, Place, Running
+from leanwatt.executor._leases import Leases
 from leanwatt.executor.local import Local
 from leanwatt.executor.ray import Ray
 from leanwatt.jobs import LOST
@@ -104,24 +106,25 @@ def test_an_error_crosses_with_its_type_and_words(two: Ray) -> None:
         list(two.run(refuse, ["x"]))
 
 
-def test_a_lost_node_is_an_outcome_and_the_rest_goes_on_elsewhere(cluster: Any, two: Ray, tmp_path: Path) -> None:
-    extra = cluster.add_node(num_cpus=1, resources={"spare": 1})
-    busy, lost = tmp_path / "busy", tmp_path / "lost"
-    on_spare = Ray(address=cluster.address, jobs_per_host=3, weigh_on="spare")
+def test_a_lost_node_is_an_outcome_and_the_rest_goes_on_elsewhere(cluster: Any, tmp_path: Path) -> None:
+    extra = cluster.add_node(num_cpus=1)
+    places = [str(tmp_path / name) for name in ("a", "b", "c")]
     outcomes: list[Any] = []
-    lonely = threading.Thread(target=lambda: outcomes.extend(on_spare.run(stay, [str(lost)], alone=True)))
-    lonely.start()
-    pid = int(until(lambda: lost.exists() and lost.read_text()))
-    assert node_of(cluster, pid) is extra
+    three = Ray(address=cluster.address, jobs_per_host=3)
+    thread = threading.Thread(target=lambda: outcomes.extend(three.run(stay, [*places, str(tmp_path / "d")])))
+    thread.start()
+    pids = {place: int(until(lambda path=place: Path(path).exists() and Path(path).read_text())) for place in places}
+    [(lost, pid)] = [(place, pid) for place, pid in pids.items() if node_of(cluster, pid) is extra]
     cluster.remove_node(extra, allow_graceful=False)
-    lonely.join(WAIT_SECONDS)
-    [died] = outcomes
+    died = until(lambda: outcomes)[0]
     assert isinstance(died, WorkerDied)
-    assert (died.item, died.is_lost, died.machine) == (str(lost), True, {})
+    assert (died.item, died.is_lost, died.machine) == (lost, True, {})
     assert "lost" in died.reason and "IP" not in died.reason
     until(lambda: not Path(f"/proc/{pid}").exists())
-    (tmp_path / "busy.go").touch()
-    assert list(two.run(stay, [str(busy)])) == [str(busy)]
+    for place in [*places, str(tmp_path / "d")]:
+        Path(f"{place}.go").touch()
+    thread.join(WAIT_SECONDS)
+    assert sorted(outcomes[1:]) == sorted({*places, str(tmp_path / "d")} - {lost})
 
 
 def test_a_job_that_is_alone_is_alone_on_all_nodes_of_the_machine(cluster: Any, two: Ray) -> None:
@@ -209,12 +212,12 @@ def told(records: list[Record]) -> dict[str, Any]:
 
 
 def test_a_study_with_a_node_killed_in_mid_trial_ends_with_the_records_of_a_local_one(
-    cluster: Any, saved: Callable[[str], Path], tickets: Path, tmp_path: Path
+    cluster: Any, saved: Callable[[str], Path], tickets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     base = saved("llama")
     here = a_study(tmp_path / "here", base, tickets, executor={"local": {"process": "same"}})
     here.try_all()
-    executor = {"ray": {"address": cluster.address, "jobs_per_host": 2}}
+    executor = {"ray": {"address": cluster.address, "jobs_per_host": 3}}
     there = a_study(tmp_path / "there", base, tickets, executor=executor)
     thread = threading.Thread(target=there.try_all)
     thread.start()
@@ -239,6 +242,7 @@ def test_a_study_with_a_node_killed_in_mid_trial_ends_with_the_records_of_a_loca
     for record in again.values():
         assert there.store.rows(record) == here.store.rows(record), "predictions are the same, one by one"
     assert not list(folder.iterdir())
+    assert "raylet" not in "".join(capfd.readouterr()).lower(), "the last words of a node are not for the screen"
     cluster.add_node(num_cpus=1)
 
 
@@ -250,7 +254,7 @@ def test_ctrl_c_ends_the_jobs_keeps_the_records_and_says_nothing_of_ray(
     task = {"root_cause": flow.bench.study.tasks[0].settings}
     meter = {"replay": dict(flow.bench.study.meter.settings)}
     study = {"name": "s", "base": str(saved("llama")), "tasks": [task], "meter": meter, "baselines": ["majority"]}
-    study |= {"protocol": "quick", "executor": {"ray": {"address": "local"}}, "seeds": [0, 1]}
+    study |= {"protocol": "quick", "executor": {"ray": {"address": "local", "jobs_per_host": 2}}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     command = [sys.executable, "-m", "leanwatt", "run", "study.yaml", "--out", "run"]
     process = subprocess.Popen(
@@ -290,6 +294,57 @@ def test_machines_fill_one_after_the_other_and_blamed_nodes_last(monkeypatch: py
     assert seen.place(running(one, two, other, other), alone=False) is None
     seen.is_gone("one")
     assert seen.place([], alone=False) == other
+
+
+def test_a_node_is_blamed_until_a_job_goes_well_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = cluster_of(monkeypatch, [place("one"), place("two", "b")])
+    [sent] = running(place("one"))
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    assert isinstance(_cluster.outcome(WorkerDied("item", "gone", True), sent, seen), WorkerDied)
+    assert seen.place([], alone=False).node == "two"
+    assert _cluster.outcome("well", sent, seen) == "well"
+    assert seen.place([], alone=False).node == "one"
+
+
+def test_what_never_began_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: object) -> None:
+        raise ray.exceptions.TaskUnschedulableError("its node has gone")
+
+    seen = cluster_of(monkeypatch, [place("one"), place("two", "b")])
+    monkeypatch.setattr(ray, "get", gone)
+    assert _cluster.outcome("reference", running(place("one"))[0], seen) is _cluster.UNSENT
+    assert seen.place([], alone=False).node == "two"
+
+
+def test_what_never_began_begins_elsewhere_and_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanwatt.executor import ray as room
+
+    sent: list[str] = []
+
+    def send(_job: Any, running: Running, *_: Any) -> str:
+        sent.append(running.item)
+        return f"{running.item} {len(sent)}"
+
+    def come(reference: str, *_: Any) -> Any:
+        return _cluster.UNSENT if reference == "b 2" else reference
+
+    monkeypatch.setattr(room, "connect", lambda _: None)
+    monkeypatch.setattr(room, "leases", lambda: None)
+    monkeypatch.setattr(room, "send", send)
+    monkeypatch.setattr(room, "outcome", come)
+    monkeypatch.setattr(room, "_ended", list)
+    monkeypatch.setattr(Cluster, "place", lambda _, running, alone: None if list(running) else place("one"))
+    assert list(Ray().run(who, ["a", "b", "c"])) == ["a 1", "b 3", "c 4"]
+    assert sent == ["a", "b", "b", "c"]
+
+
+def test_memory_that_ran_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise ray.exceptions.OutOfMemoryError("node at 192.0.2.2")
+
+    monkeypatch.setattr(ray, "get", full)
+    died = _cluster.outcome("reference", running(place("one"))[0], cluster_of(monkeypatch, []))
+    assert "smaller batch" in died.reason and "192" not in died.reason
 
 
 def test_all_weighings_go_to_one_machine_whatever_order_the_nodes_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +400,57 @@ def test_nodes_with_another_version_or_without_the_folder_stop_the_study(version
     there = _cluster._There(Lease("holder", 1.0, folder, version or __version__), who)
     with pytest.raises(StoreError, match=r"install the same|all nodes share"):
         there("item")
+
+
+class Office:
+    """Leases without a cluster: what `remote` gives is the answer itself."""
+
+    def __init__(self, leases: Leases) -> None:
+        self.leases = leases
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self.leases, name))
+
+
+@pytest.fixture
+def office(monkeypatch: pytest.MonkeyPatch) -> Office:
+    """And a main file that a node may hide, and ray.get that only gives."""
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", getattr(sys.modules["__main__"], "__file__", ""), False)
+    return Office(Leases())
+
+
+HERE = Lease("us", 1.0, ".", "0.1.0")
+
+
+def test_a_node_holds_the_lease_while_the_job_runs_and_no_longer(office: Office) -> None:
+    domain = str(describe()["boot_id"])
+    office.leases.take(domain, "before us", 0.5)
+    threading.Timer(0.5, lambda: office.leases.give("before us")).start()
+    begun = time.monotonic()
+    assert _cluster.on_node(who, "item", HERE, office)[0] == "item"
+    assert time.monotonic() - begun >= 0.4, "it waited for its turn"
+    assert office.leases.holders(domain) == []
+    died = _cluster.on_node(fall, "fall", HERE, office)
+    assert isinstance(died, WorkerDied) and died.is_lost and died.machine is not None
+    assert office.leases.holders(domain) == []
+
+
+def test_a_job_whose_lease_is_lost_is_ended_at_once(office: Office, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    begun: list[float] = []
+
+    def keep(*_: Any) -> bool:
+        if place.exists() and place.read_text():
+            begun.append(time.monotonic())
+        return not begun
+
+    office.leases.keep = keep  # type: ignore[method-assign]
+    died = _cluster.on_node(stay, str(place), HERE, office)
+    assert time.monotonic() - begun[0] < 5
+    assert isinstance(died, WorkerDied) and died.is_lost
+    assert "lease" in died.reason
+    assert not Path(f"/proc/{place.read_text()}").exists()
 
 
 def test_local_takes_jobs_that_are_alone_too() -> None:

@@ -4,6 +4,7 @@ Any URL of fsspec: `s3://bucket/study`, `gs://...`, `abfs://...`, `file:///mnt/s
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Mirror:
         try:
             system, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ValueError, ImportError) as error:
-            raise StudyError(f"executor store: '{self.url}' cannot be used ({error}).") from error
+            raise StudyError(f"executor store: '{_public(self.url)}' cannot be used ({error}).") from error
         return system, root
 
     def __getstate__(self) -> dict[str, str]:
@@ -137,11 +138,16 @@ class Mirror:
         self.__dict__.update(state)
 
 
+def _public(url: str) -> str:
+    """Without a name and password."""
+    return re.sub(r"//[^/@]*@", "//...@", url)
+
+
 @contextmanager
 def _told(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"{url}: cannot be read or written ({type(error).__name__}: {error}). What was finished is safe."
+            f"{_public(url)}: cannot be read or written ({type(error).__name__}: {error}). What was finished is safe."
         ) from error

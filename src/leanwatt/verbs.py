@@ -133,7 +133,7 @@ def _bench(planned: Plan, store: Store) -> Bench:
         local = [base for base in bases.values() if Path(base.place).is_dir()]
         for died in Local().run(send_base, [(bench, base) for base in local]):
             if died is not None:
-                raise StoreError(f"A base could not be sent to {bench.mirror.url}: {died.reason}.")
+                raise StoreError(f"A base could not be sent to the executor's store: {died.reason}.")
     return bench
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,8 +21,8 @@ from leanwatt.machine import describe
 
 LOOK_SECONDS = 5.0
 """Nodes that come and go are noticed after so long."""
-PROBE_SECONDS = 60.0
-"""A node that does not answer within this is left out until the next look."""
+FIRST_SECONDS = 30.0
+"""So long all nodes are waited for at the beginning; who answers later is taken later."""
 PATIENCE_SECONDS = 60.0
 """How long a cluster may be without a node that jobs can run on."""
 NAMESPACE = "leanwatt"
@@ -95,8 +95,10 @@ class Cluster:
     jobs_per_host: int
     weigh_on: str | None
     blamed: Counter[str] = field(default_factory=Counter)
-    """By node: how many workers were lost there. Such nodes are taken last."""
+    """By node: how many workers were lost there since a job went well. Such nodes are taken last."""
     _known: dict[str, Place] = field(default_factory=dict)
+    _asked: dict[Any, str] = field(default_factory=dict)
+    """Nodes that have yet to answer, by Ray's reference to their answer."""
     _places: list[Place] = field(default_factory=list)
     _looked: float = -math.inf
     _seen: float = field(default_factory=time.monotonic)
@@ -143,42 +145,42 @@ class Cluster:
         return "no node of the cluster has CPUs for jobs."
 
     def _look(self) -> None:
+        """See who is there. Only the first time all are waited for, lest a better machine to weigh on be overlooked."""
         import ray
 
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         able = {node: resources for node, resources in alive.items() if resources.get("CPU", 0) > 0}
-        self._known |= _probed({node: has for node, has in able.items() if node not in self._known})
+        new = able.keys() - self._known.keys() - set(self._asked.values())
+        self._asked |= {ray.remote(_about).options(num_cpus=0, **pinned(node)).remote(): node for node in new}
+        patience = FIRST_SECONDS if math.isinf(self._looked) and not self._known else 0
+        self._hear(able, patience)
         self._places = [self._known[node] for node in able if node in self._known]
         self._looked = time.monotonic()
+
+    def _hear(self, able: Mapping[str, Mapping[str, float]], patience: float) -> None:
+        """What nodes that were asked say of themselves."""
+        import ray
+
+        asked = list(self._asked)
+        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=patience) if asked else ([], [])
+        for each in ready:
+            node = self._asked.pop(each)
+            try:
+                domain, hardware = ray.get(each)
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError:  # It has gone, or not quite come yet: it is asked again.
+                continue
+            if node in able:
+                has = able[node]
+                self._known[node] = Place(node, domain, hardware, has["CPU"], has.get("GPU", 0.0), frozenset(has))
 
 
 def _part(whole: float, parts: int) -> float:
     share = whole / parts
     return float(math.floor(share)) if share >= 1 else math.floor(share * 1e4) / 1e4  # Ray counts in 1e-4.
-
-
-def _probed(nodes: dict[str, dict[str, float]]) -> dict[str, Place]:
-    """What nodes say of themselves; those that do not answer are asked again later."""
-    import ray
-
-    asked = {ray.remote(_about).options(num_cpus=0, **pinned(node)).remote(): node for node in nodes}
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_SECONDS) if asked else ([], [])
-    for each in late:
-        ray.cancel(each, force=True)
-    found = {}
-    for each in ready:
-        try:
-            domain, hardware = ray.get(each)
-        except ray.exceptions.RayTaskError:
-            raise
-        except ray.exceptions.RayError:  # It has gone, or not quite come yet.
-            continue
-        node = asked[each]
-        has = nodes[node]
-        found[node] = Place(node, domain, hardware, has["CPU"], has.get("GPU", 0.0), frozenset(has))
-    return found
 
 
 def pinned(node: str) -> dict[str, Any]:
@@ -188,7 +190,9 @@ def pinned(node: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "max_retries": 0}
 
 
+@cache
 def _about() -> tuple[str, str]:
+    """Boot and hardware of this machine: where a Ray worker is, it stays."""
     facts = describe()
     return str(facts["boot_id"]), str(facts["id"])
 
@@ -297,6 +301,8 @@ def outcome(reference: Any, running: Running, cluster: Cluster) -> Any:
         raise found.error
     if isinstance(found, WorkerDied):
         cluster.is_gone(running.place.node)
+    else:
+        cluster.blamed.pop(running.place.node, None)
     return found
 
 

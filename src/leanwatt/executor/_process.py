@@ -21,6 +21,8 @@ from leanwatt.contracts import WorkerDied
 BEAT_SECONDS = 1.0
 IMPORTED = ("leanwatt.jobs", "torch", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama")
 """By the process that all others are copies of."""
+GRACE_SECONDS = 10.0
+"""For a process that has been told to end, or has said all."""
 
 Beat = Callable[[], None]
 """Called about once a second while the job runs; what it raises ends the job."""
@@ -40,9 +42,12 @@ def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None) 
     worker = context.Process(target=_work, args=(send, job, item, dict(os.environ)), daemon=True)
     _start(worker)
     send.close()
+    grace = GRACE_SECONDS
     try:
         while not receive.poll(BEAT_SECONDS):
+            grace = 0.0  # What beat raises ends the job at once.
             beat()
+            grace = GRACE_SECONDS
         return receive.recv()
     except (EOFError, OSError):  # Nothing came, or half an outcome.
         worker.join()
@@ -51,7 +56,7 @@ def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None) 
         )
     finally:
         if worker.is_alive() and not receive.closed:
-            worker.join(timeout=10)
+            worker.join(timeout=grace)
         if worker.is_alive():
             worker.kill()
         worker.join()

@@ -34,7 +34,6 @@ class Ray(Executor):
     `contended`; weighings are alone whatever is set."""
     weigh_on: str | None = None
     """A Ray resource that the node must offer on which is weighed; by default the machine with most GPUs, then CPUs."""
-
     store: str | None = None
     """URL (`s3://bucket/study`) through which models and records go, where nodes share no folder; the package of its
     kind is needed, such as s3fs."""
