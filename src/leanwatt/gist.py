@@ -1,0 +1,110 @@
+"""The first screen of a report in a few figures: what is saved, what is lost, when it pays, how sure that is."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from leanwatt.ranking import Entry, Ranking, Ratio, SweetSpot
+from leanwatt.section import Fact
+from leanwatt.verdict import number, percent, short_names
+
+VERDICTS: Final = {
+    "nothing saves": "Nothing saves",
+    "not yet confirmed": "Not yet confirmed",
+    "confirmed": "Confirmed on unseen tickets",
+    "cross-validated": "Cross-validated",
+    "not confirmed": "Not confirmed",
+}
+PROVEN: Final = ("confirmed", "cross-validated")
+KNOWN_BY: Final = {
+    "measured": "measured by hardware counters",
+    "integrated": "from power readings over time",
+    "estimated": "an estimate: no sensor here",
+}
+
+
+def badges(ranking: Ranking) -> tuple[tuple[str, bool], ...]:
+    """How far the answer may be relied on: words for a label, and whether they are good news."""
+    spot = ranking.sweet_spot
+    found = [(VERDICTS[spot.verdict], spot.verdict in PROVEN) if spot else ("No answer", False)]
+    if ranking.protocol != "ranked":
+        found.append(("A first look, not a ranking", False))
+    if ranking.scale.unit == "cpu_seconds":
+        found.append(("No energy sensor: CPU time ranks", False))
+    else:
+        found.append((f"Energy {KNOWN_BY.get(ranking.scale.provenance, ranking.scale.provenance)}", True))
+    return tuple(found)
+
+
+def gist(ranking: Ranking) -> tuple[Fact, ...]:
+    """What a manager reads first; nothing where there is no answer."""
+    spot = ranking.sweet_spot
+    if spot is None:
+        return ()
+    chosen = ranking.entry(spot.label)
+    if spot.label == ranking.reference:
+        return tuple([*_closest(ranking), *_energy(ranking, chosen)])
+    return tuple([*_saved(ranking, spot), *_kept(ranking, chosen), *_paid(ranking, chosen), *_energy(ranking, chosen)])
+
+
+def times_less(ratio: Ratio) -> str:
+    """`2.2 times less`; the share where that says more."""
+    return f"{number(1 / ratio.value)[:4].rstrip('.')} times less" if ratio.value <= 1 / 1.1 else percent(ratio)
+
+
+def _unit(ranking: Ranking) -> str:
+    return "energy" if ranking.scale.unit == "joules" else "CPU time"
+
+
+def _saved(ranking: Ranking, spot: SweetSpot) -> Iterable[Fact]:
+    ratio = spot.to_reference
+    if ratio is None:
+        return
+    rounds = f"{percent(ratio)} of it; {ratio.rounds} round{'s' if ratio.rounds > 1 else ''}"
+    yield Fact(times_less(ratio), f"{_unit(ranking)} per ticket than the reference", rounds)
+
+
+def _kept(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
+    """Each task's metric, beside the reference's."""
+    reference = ranking.entry(ranking.reference)
+    scores = [
+        f"{task}: {result.metric} {result.quality.value:.3f} against {reference.tasks[task].quality.value:.3f}"
+        for task, result in chosen.tasks.items()
+        if task in reference.tasks
+    ]
+    if chosen.word == "non-inferior":
+        yield Fact("No worse", f"by more than {ranking.margin:g} on any task (95 %)", "; ".join(scores))
+
+
+def _paid(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
+    tickets = chosen.payback_tickets
+    if tickets:
+        yield Fact(f"{tickets:,.0f} tickets", "until making it is paid back", "beyond what the reference took to make")
+    if ranking.searched.payback_tickets:
+        every = f"{ranking.searched.payback_tickets:,.0f} tickets"
+        yield Fact(every, "until the whole study is paid back", "all variants that were tried, and their weighing")
+
+
+def _energy(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
+    spent = chosen.spending
+    about = "per ticket, recommended" if chosen.label != ranking.reference else "per ticket of the reference"
+    if spent is None or spent.joules is None:
+        yield Fact("Joules unknown", about, "no sensor was read, and no estimate is possible")
+        return
+    band = ""
+    if spent.joules_lower is not None and spent.joules_upper is not None:
+        band = f", {number(spent.joules_lower)} to {number(spent.joules_upper)} J"
+    how = KNOWN_BY.get(ranking.scale.provenance, ranking.scale.provenance)
+    yield Fact(f"{number(spent.joules.value)} J", about, f"{how}{band}")
+
+
+def _closest(ranking: Ranking) -> Iterable[Fact]:
+    """The cheapest that loses nothing, though its saving is not certain."""
+    names = short_names(ranking)
+    for entry in ranking.entries:
+        ratio = entry.to_reference
+        if ratio is not None and ratio.value < 1 and entry.word == "non-inferior" and entry.saves == "cannot tell":
+            value, _, band = percent(ratio).partition(" (")
+            about = f"of the reference's {_unit(ranking)}, perhaps: {names[entry.label]}"
+            note = f"({band} in {ratio.rounds} rounds cannot tell; its quality is no worse"
+            yield Fact(value, about, note)
+            return
