@@ -92,7 +92,7 @@ def test_the_whole_path(page: Any, opened: Site) -> None:
     assert page.locator("#causes .share").first.inner_text().endswith("%")
     assert page.input_value("#draft") == "site A power lost"
     assert "2 J, between 1 J and 4 J (estimated)" in page.inner_text("#spent")
-    assert "1 answers, 2 J estimated" in page.inner_text("#day")
+    assert "1 answer, 2 J estimated" in page.inner_text("#day")
     page.fill("#draft", "replaced the fuse at A")
     page.click("#copy")
     assert page.evaluate("navigator.clipboard.readText()") == "replaced the fuse at A"

@@ -51,7 +51,7 @@ def _front(ranking: Ranking, task: str) -> Plot:
     layout = _layout(said, metric) | {"height": 360}
     layout["xaxis"] |= ticks([bound for _, _, cost in held for bound in _bounds(cost)], "J" if unit == "J" else "s")
     words = f"{task}: {said} across, {metric} up, both with intervals; {_in_words(held, names, unit)}"
-    return {"data": data, "layout": layout, "about": words, "zoom": _zoom(held)}
+    return {"data": data, "layout": layout, "about": words, "zoom": _zoom(ranking, held)}
 
 
 def _bounds(figure: Figure) -> tuple[float, float, float]:
@@ -64,15 +64,21 @@ def _in_words(held: Sequence[Held], names: Mapping[str, str], unit: str) -> str:
     return "; ".join(f"{names[e.label]} {number(c.value)} {unit}, {r.quality.value:.3f}" for e, r, c in ordered)
 
 
-def _zoom(held: Sequence[Held]) -> Mapping[str, list[float]] | None:
-    """The ranges that hold the language models alone; None where that shows nothing new."""
+def _zoom(ranking: Ranking, held: Sequence[Held]) -> Plot | None:
+    """The ranges that hold the language models alone, and where their numbers stand; None where that is nothing new."""
+    numbered = [(1 + ranking.entries.index(entry), entry) for entry, _, _ in held]
     models = [(result, cost) for entry, result, cost in held if not entry.is_baseline]
     if len(models) < 2 or len(models) == len(held):
         return None
     across = [math.log10(bound) for _, cost in models for bound in _bounds(cost)]
     up = [bound for result, _ in models for bound in _bounds(result.quality)]
     wide, high = (max(across) - min(across)) * 0.08, (max(up) - min(up)) * 0.12
-    return {"x": [min(across) - wide, max(across) + wide], "y": [min(up) - high, max(up) + high]}
+    places = free_places([(cost.value, result.quality.value) for result, cost in models])
+    return {
+        "x": [min(across) - wide, max(across) + wide],
+        "y": [min(up) - high, max(up) + high],
+        "places": dict(zip([str(place) for place, e in numbered if not e.is_baseline], places, strict=True)),
+    }
 
 
 def _stairs(line: Sequence[tuple[float, float]]) -> Plot:

@@ -38,7 +38,8 @@ def whole(title: str, chapters: Sequence[tuple[Ranking | None, Sequence[Section]
         body += _opening(ranking, is_whole=len(chapters) == 1)
         for part in parts:
             key = part.key + behind
-            links.append(f'<li><a href="#{key}">{escape(part.title)}</a></li>')
+            of = f"{ranking.study}: " if ranking is not None and len(chapters) > 1 else ""
+            links.append(f'<li><a href="#{key}">{escape(of + part.title)}</a></li>')
             body.append(_section(ranking, part, key, plots))
     assets = files("leanwatt").joinpath("desk")
     return _PAGE.substitute(

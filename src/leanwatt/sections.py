@@ -15,7 +15,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
     """The whole report, answer first. Empty parts are left out."""
     found = [
         Section("The answer", (sentence(ranking), provenance_sentence(ranking)), facts=gist(ranking)),
-        Section("Cost against quality", (_FRONT,), chart="front") if ranking.leader else None,
+        Section("Cost against quality", (FRONT,), chart="front") if ranking.leader else None,
         Section("Before you rely on it", items=ranking.caveats),
         _table(ranking),
         _quality(ranking),
@@ -37,12 +37,13 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
     return [section for section in found if section is not None and _holds_something(section)]
 
 
-_FRONT = (
+FRONT = (
     "Each point is one variant on one task: left is cheaper, up is better. Bars are 95 % intervals: of cost over "
     "rounds, of quality over resampled groups of examples. The star is the recommended one, the diamond the reference, "
     "squares are no language models. No point is both cheaper and better than one on the dotted line. Point at a mark "
     "for its figures."
 )
+"""What stands above the plane."""
 _AGAIN = "What is finished is kept: the same command goes on where it stood, or only ranks and reports again."
 _FACTORS = (
     "Pairs of variants that differ in one thing only. `cost afterwards`: of a ticket, in percent of before, "

@@ -78,7 +78,9 @@ function draw(onPaper = false) {
     const wide = onPaper ? PAPER : document.getElementById(id).clientWidth;
     const layout = drawn(id, plot, ink, line, wide);
     if (onPaper) layout.width = PAPER;
-    Plotly.react(id, plot.data, layout, { responsive: !onPaper, displaylogo: false, displayModeBar: false });
+    const placed = ({ text, textposition }) => plot.zoom.places[text?.[0]] || textposition;
+    const data = zoomed.has(id) ? plot.data.map((each) => ({ ...each, textposition: placed(each) })) : plot.data;
+    Plotly.react(id, data, layout, { responsive: !onPaper, displaylogo: false, displayModeBar: false });
   }
 }
 
