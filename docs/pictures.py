@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,12 +26,16 @@ from leanwatt.runs import read, store_of
 from leanwatt.watch import Page
 
 ROOT = Path(__file__).parents[1]
-WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 MOST_BYTES = 150_000
 """Of one picture."""
 DONE_SHARE = 0.6
 """Of its weighings, where the study that is watched stands."""
 SETTLE_MILLISECONDS = 700
+SCALE, QUALITY = 1.5, 80
+"""Pixels of the picture for one of the page, for sharp letters; and of WebP, to 100."""
+EDGE = 12
+"""Pixels around a part of a page."""
 
 
 def main() -> None:
@@ -52,11 +57,24 @@ def main() -> None:
         take_desk(browser, given.study, given.out, given.to)
         take_watch(browser, given.study, given.out, given.to)
         browser.close()
-    for path in sorted(given.to.glob("*.png")):
+    for path in sorted(given.to.glob("*.webp")):
         size = path.stat().st_size
         print(f"{path.name}: {size / 1000:.0f} kB")
         if size > MOST_BYTES:
             sys.exit(f"{path}: more than {MOST_BYTES / 1000:.0f} kB")
+
+
+def shoot(page: Any, path: Path, part: str = "", *, whole: bool = False) -> None:
+    """The window, a part of the page, or the whole of it; as WebP, which playwright's own `screenshot` does not write."""
+    clip = {"x": 0, "y": page.evaluate("scrollY"), **page.viewport_size}
+    if whole:
+        clip |= {"y": 0, "height": page.evaluate("document.documentElement.scrollHeight")}
+    if part:
+        box = page.locator(part).bounding_box()
+        clip |= {"x": box["x"] - EDGE, "y": box["y"], "width": box["width"] + 2 * EDGE, "height": box["height"] + EDGE}
+    asked = {"format": "webp", "quality": QUALITY, "captureBeyondViewport": True, "clip": clip | {"scale": SCALE}}
+    found = page.context.new_cdp_session(page).send("Page.captureScreenshot", asked)
+    path.write_bytes(b64decode(found["data"]))
 
 
 @contextmanager
@@ -74,33 +92,31 @@ def take_report(browser: Any, paths: Any, to: Path) -> None:
     """Its first screen, the plane by night, what the weight decides, and a phone."""
     [html] = [path.resolve() for path in paths if path.suffix == ".html"]
     with opened(browser, html.as_uri()) as page:
-        page.screenshot(path=to / "report.png")
+        shoot(page, to / "report.webp")
     with opened(browser, html.as_uri(), "dark") as page:
-        page.locator("#cost-against-quality").scroll_into_view_if_needed()
-        page.evaluate("document.getElementById('cost-against-quality').scrollIntoView()")
         for button in page.locator(".zoom").all():
             button.click()
         page.wait_for_timeout(SETTLE_MILLISECONDS)
-        page.screenshot(path=to / "plane-dark.png")
+        shoot(page, to / "plane-dark.webp", "#cost-against-quality")
     with opened(browser, html.as_uri()) as page:
-        page.locator("#if-energy-mattered-more-or-less").screenshot(path=to / "weights.png")
+        shoot(page, to / "weights.webp", "#if-energy-mattered-more-or-less")
     with opened(browser, html.as_uri(), size=PHONE) as page:
-        page.screenshot(path=to / "report-phone.png")
+        shoot(page, to / "report-phone.webp")
 
 
 def take_desk(browser: Any, study: str, out: str | None, to: Path) -> None:
     """A ticket that was answered, by the winner."""
-    with served(study, out) as url, opened(browser, url, size={"width": 820, "height": 1000}) as page:
+    with served(study, out) as url, opened(browser, url, size={"width": 1280, "height": 800}) as page:
         page.fill("#ticket", a_ticket(study))
         page.click("#go")
         page.wait_for_selector("#answer:not([hidden])")
         page.wait_for_timeout(SETTLE_MILLISECONDS)
-        page.screenshot(path=to / "desk.png", full_page=True)
+        shoot(page, to / "desk.webp", whole=True)
         page.set_viewport_size(PHONE)
         page.emulate_media(color_scheme="dark")
         page.evaluate("document.getElementById('answered').scrollIntoView()")
         page.wait_for_timeout(SETTLE_MILLISECONDS)
-        page.screenshot(path=to / "desk-phone.png")
+        shoot(page, to / "desk-phone.webp")
 
 
 @contextmanager
@@ -137,7 +153,7 @@ def take_watch(browser: Any, study: str, out: str | None, to: Path) -> None:
     page = Page(midway(study, out))
     threading.Thread(target=page.serve, daemon=True).start()
     with opened(browser, page.url, size={"width": 820, "height": 760}) as shown:
-        shown.screenshot(path=to / "watch.png", full_page=True)
+        shoot(shown, to / "watch.webp", whole=True)
     page.close()
 
 

@@ -128,7 +128,7 @@ def chromium() -> str:
     named = os.environ.get("LEANWATT_CHROMIUM")
     found = named or shutil.which("chromium") or shutil.which("chromium-browser")
     if not found:
-        pytest.skip("no Chromium: install it, or name it in LEANWATT_CHROMIUM")
+        pytest.skip("no Chromium: apt-get install chromium, or name one in LEANWATT_CHROMIUM")
     return found
 
 

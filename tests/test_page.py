@@ -71,6 +71,7 @@ def test_where_nothing_is_certain_the_closest_is_named() -> None:
 
 def test_times_less_is_said_only_of_less() -> None:
     assert times_less(Ratio(0.164, None, None, 3, None, 0.02)) == "6.1 times less"
+    assert times_less(Ratio(0.00001, None, None, 3, None, 0.02)) == "100,000 times less"
     assert times_less(Ratio(0.01, None, None, 3, None, 0.02)) == "100 times less"
     assert times_less(Ratio(0.95, 0.9, 1.0, 3, None, 0.02)) == "95 % (90 to 100 %)"
 

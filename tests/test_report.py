@@ -129,6 +129,7 @@ def test_the_terminal_table_fits(usual, table):
 
 def test_all_formats_carry_the_answer(table, written):
     assert sentence(table) in written["report.md"]
+    assert "- **2 times less** energy per ticket than the reference: 50 % (" in written["report.md"]
     assert json.loads(written["ranking.json"])["sweet_spot"]["label"] == table.sweet_spot.label
     assert "Use gptq(bits=4)" in written["report.html"]
     rows = list(csv.DictReader(written["table.csv"].splitlines()))

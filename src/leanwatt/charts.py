@@ -1,7 +1,7 @@
 """The plots of a report, as plotly figures: plain data that a page draws in its own colours."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from typing import Any
@@ -49,13 +49,19 @@ def _front(ranking: Ranking, task: str) -> Plot:
     unit, metric = ranking.scale.symbol, held[0][1].metric
     said = "energy per answer" if unit == "J" else "CPU time per answer"
     layout = _layout(said, metric) | {"height": 360}
-    layout["xaxis"] |= ticks([bound for _, _, cost in held for bound in _bounds(cost)], "J" if unit == "J" else "s")
+    layout["xaxis"] |= ticks(_drawable(cost for _, _, cost in held), "J" if unit == "J" else "s")
     words = f"{task}: {said} across, {metric} up, both with intervals; {_in_words(held, names, unit)}"
     return {"data": data, "layout": layout, "about": words, "zoom": _zoom(ranking, held)}
 
 
 def _bounds(figure: Figure) -> tuple[float, float, float]:
-    return figure.value, figure.low or figure.value, figure.high or figure.value
+    low, high = figure.low, figure.high
+    return figure.value, figure.value if low is None else low, figure.value if high is None else high
+
+
+def _drawable(costs: Iterable[Figure]) -> list[float]:
+    """What a logarithmic axis has room for."""
+    return [bound for cost in costs for bound in _bounds(cost) if bound > 0]
 
 
 def _in_words(held: Sequence[Held], names: Mapping[str, str], unit: str) -> str:
@@ -70,7 +76,7 @@ def _zoom(ranking: Ranking, held: Sequence[Held]) -> Plot | None:
     models = [(result, cost) for entry, result, cost in held if not entry.is_baseline]
     if len(models) < 2 or len(models) == len(held):
         return None
-    across = [math.log10(bound) for _, cost in models for bound in _bounds(cost)]
+    across = [math.log10(bound) for bound in _drawable(cost for _, cost in models)]
     up = [bound for result, _ in models for bound in _bounds(result.quality)]
     wide, high = (max(across) - min(across)) * 0.08, (max(up) - min(up)) * 0.12
     places = free_places([(cost.value, result.quality.value) for result, cost in models])
@@ -103,7 +109,8 @@ def _cost(ranking: Ranking, entry: Entry, task: str) -> Figure | None:
     spending = entry.tasks[task].spending if task in entry.tasks else None
     if spending is None:
         return None
-    return spending.joules if ranking.scale.unit == "joules" else spending.cpu_seconds
+    cost = spending.joules if ranking.scale.unit == "joules" else spending.cpu_seconds
+    return cost if cost and cost.value > 0 else None
 
 
 SHAPES = {"recommended": ("star", COLOURS[2], "★"), "reference": ("diamond", COLOURS[1], "◆"),

@@ -15,6 +15,8 @@ VERDICTS: Final = {
     "not confirmed": "Not confirmed",
 }
 PROVEN: Final = ("confirmed", "cross-validated")
+MOST_SHARE: Final = 0.9
+"""Of the reference's cost: above it nobody counts in times."""
 KNOWN_BY: Final = {
     "measured": "measured by hardware counters",
     "integrated": "from power readings over time",
@@ -47,8 +49,11 @@ def gist(ranking: Ranking) -> tuple[Fact, ...]:
 
 
 def times_less(ratio: Ratio) -> str:
-    """`2.2 times less`; the share where that says more."""
-    return f"{number(1 / ratio.value)[:4].rstrip('.')} times less" if ratio.value <= 1 / 1.1 else percent(ratio)
+    """`2.2 times less`, to two digits; the share where that says more."""
+    if ratio.value > MOST_SHARE:
+        return percent(ratio)
+    factor = float(f"{1 / ratio.value:.2g}")
+    return f"{factor:,.0f} times less" if factor >= 10 else f"{factor:g} times less"
 
 
 def _unit(ranking: Ranking) -> str:

@@ -19,6 +19,8 @@ SIZE: Final = (420.0, 260.0)
 """Of a plot in pixels, about: on a phone it is narrower, on paper wider."""
 STEP: Final = 13.0
 """From a point to its number."""
+APART: Final = 19.0
+"""Between two numbers, which may have two digits."""
 PREFIXES: Final = ((1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
 
@@ -30,7 +32,9 @@ def free_places(points: Sequence[tuple[float, float]]) -> list[str]:
     for own, (x, y) in enumerate(spots):
         others = [each for place, each in enumerate(spots) if place != own]
         around = {name: (x + STEP * right, y + STEP * up) for name, (right, up) in PLACES.items()}
-        best = min(around, key=lambda name: _crowding(around[name], others + taken))
+        best = min(
+            around, key=lambda name: _crowding(around[name], others, STEP) + _crowding(around[name], taken, APART)
+        )
         taken.append(around[best])
         found.append(best)
     return found
@@ -42,9 +46,9 @@ def _pixels(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(SIZE[0] * x / wide, SIZE[1] * y / high) for x, y in zip(across, up, strict=True)]
 
 
-def _crowding(place: tuple[float, float], others: Sequence[tuple[float, float]]) -> float:
+def _crowding(place: tuple[float, float], others: Sequence[tuple[float, float]], room: float) -> float:
     """0 where nothing is near; rounded, so that the place liked best is taken among equals."""
-    return round(sum(max(0.0, STEP - math.dist(place, other)) for other in others), 3)
+    return round(sum(max(0.0, room - math.dist(place, other)) for other in others), 3)
 
 
 def ticks(values: Sequence[float], unit: str) -> dict[str, Any]:

@@ -70,12 +70,15 @@ def _opening(ranking: Ranking | None, *, is_whole: bool) -> list[str]:
 def _section(ranking: Ranking | None, part: Section, key: str, plots: dict[str, Plot]) -> str:
     said = [f"<h2>{escape(part.title)}</h2>"]
     paragraphs = [f"<p>{_inline(text)}</p>" for text in part.text]
+    if part.chart == "front" and ranking is not None:  # The first plot belongs on the first screen.
+        paragraphs.insert(0, _charts(ranking, part, plots))
     if part.facts:
-        paragraphs[:1] = [f'<p class="lead">{_inline(part.text[0])}</p>', _facts(part.facts)]
+        first, *others = (_inline(text) for text in part.text)
+        paragraphs = [f'<p class="lead">{first}</p>', _facts(part.facts), *(f'<p class="soft">{o}</p>' for o in others)]
     said += paragraphs
     if part.items:
         said.append("<ul>" + "".join(f"<li>{_inline(item)}</li>" for item in part.items) + "</ul>")
-    if part.chart is not None and ranking is not None:
+    if part.chart not in (None, "front") and ranking is not None:
         said.append(_charts(ranking, part, plots))
     if part.grid is not None:
         said.append(_grid(part.title, part.grid))

@@ -97,15 +97,16 @@ def _rounds_hint(ranking: Ranking) -> str:
         if ratio is None or ratio.value >= 1 or entry.word != "non-inferior" or entry.saves != "cannot tell":
             continue
         said = f"{short_names(ranking)[entry.label]} loses no more than {ranking.margin:g}"
-        return f" {said} and took {percent(ratio)} of its {_unit(ranking)}, which is not certain: {_would_tell(ratio)}."
+        took = f"{said} and took {percent(ratio)} of the reference's {_unit(ranking)}"
+        return f" {took}, which is not certain: {_would_tell(ratio)}."
     return ""
 
 
 def _would_tell(ratio: Ratio) -> str:
     if ratio.value < 1 / (1 + ratio.allowance):
-        return "more rounds on a quiet machine would tell"
+        return "more rounds on a quiet machine may tell"
     if ratio.allowance >= KERNEL_ALLOWANCE:
-        return f"unlike kernels may differ by {ratio.allowance:.0%} in power, and only an energy sensor would tell"
+        return f"unlike kernels may differ by {ratio.allowance:.0%} in power, and only an energy sensor can tell"
     return "so small a difference is within what windows may be off by"
 
 
