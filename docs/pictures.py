@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def shoot(page: Any, path: Path, part: str = "", *, whole: bool = False) -> None:
-    """The window, a part of the page, or the whole of it; as WebP, which playwright's own `screenshot` does not write."""
+    """The window, a part of the page, or the whole of it; as WebP, which playwright's `screenshot` does not write."""
     clip = {"x": 0, "y": page.evaluate("scrollY"), **page.viewport_size}
     if whole:
         clip |= {"y": 0, "height": page.evaluate("document.documentElement.scrollHeight")}
