@@ -43,7 +43,7 @@ FRONT = (
     "squares are no language models. No point is both cheaper and better than one on the dotted line. Point at a mark "
     "for its figures."
 )
-"""What stands above the plane."""
+"""What stands beside the plane."""
 _AGAIN = "What is finished is kept: the same command goes on where it stood, or only ranks and reports again."
 _FACTORS = (
     "Pairs of variants that differ in one thing only. `cost afterwards`: of a ticket, in percent of before, "
