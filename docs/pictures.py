@@ -26,13 +26,13 @@ from leanwatt.runs import read, store_of
 from leanwatt.watch import Page
 
 ROOT = Path(__file__).parents[1]
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+WIDE, PHONE = {"width": 1280, "height": 940}, {"width": 390, "height": 844}
 MOST_BYTES = 150_000
 """Of one picture."""
 DONE_SHARE = 0.6
 """Of its weighings, where the study that is watched stands."""
 SETTLE_MILLISECONDS = 700
-SCALE, QUALITY = 1.5, 80
+SCALE, QUALITY = 1.25, 80
 """Pixels of the picture for one of the page, for sharp letters; and of WebP, to 100."""
 EDGE = 12
 """Pixels around a part of a page."""

@@ -1,5 +1,6 @@
 """The first screen of a report in a few figures: what is saved, what is lost, when it pays, how sure that is."""
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -81,12 +82,17 @@ def _kept(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
 
 
 def _paid(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
-    tickets = chosen.payback_tickets
-    if tickets:
-        yield Fact(f"{tickets:,.0f} tickets", "until making it is paid back", "beyond what the reference took to make")
-    if ranking.searched.payback_tickets:
-        every = f"{ranking.searched.payback_tickets:,.0f} tickets"
-        yield Fact(every, "until the whole study is paid back", "all variants that were tried, and their weighing")
+    own, study = chosen.payback_tickets, ranking.searched.payback_tickets
+    all_of_it = f"{_tickets(study)} until the whole study is, with all that was tried" if study else ""
+    if own:
+        yield Fact(_tickets(own), "until making it is paid back", all_of_it)
+    elif study:
+        yield Fact(_tickets(study), "until the whole study is paid back", "making it took no more than the reference")
+
+
+def _tickets(number: float) -> str:
+    """To two digits: a pay-back is never known better."""
+    return f"{float(f'{math.ceil(number):.2g}'):,.0f} tickets"
 
 
 def _energy(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:

@@ -88,8 +88,9 @@ def _section(ranking: Ranking | None, part: Section, key: str, plots: dict[str, 
 
 
 def _inline(text: str) -> str:
-    """Escaped, with `words` between backticks set as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    """Escaped, with `words` between backticks set as code; a number keeps its percent sign on its line."""
+    together = re.sub(r"(?<=\d) (?=%)", "\u00a0", escape(text))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", together)
 
 
 def _facts(facts: Sequence[Fact]) -> str:
