@@ -51,7 +51,7 @@ def test_all_of_them_make_one_page(tmp_path: Path) -> None:
     rankings = verbs.compare(places, tmp_path / "both.html")
     page = (tmp_path / "both.html").read_text(encoding="utf-8")
     assert NEVER in page and page.count('class="lead"') == 2 and page.count('class="plot"') == 4
-    assert all(sentence(ranking)[:30] in page for ranking in rankings)
+    assert all(sentence(ranking)[:25] in page for ranking in rankings)
     assert "Test CPU &lt;1&gt;" in page and "Test CPU <1>" not in page
     with pytest.raises(StoreError, match="--page"):
         verbs.compare(places, tmp_path / "no" / "both.html")
