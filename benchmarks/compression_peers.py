@@ -97,7 +97,7 @@ def gptqmodel(method: str, folder: str, ids: list[list[int]], out: str) -> dict[
     torch._dynamo.config.disable = True  # Opened again only to read its weights.
     again = GPTQModel.load(out, backend=BACKEND.TORCH, device="cpu")
     return {
-        f"{name.removeprefix('model.model.').removeprefix('model.')}.weight": layer.dequantize_weight().t().float()
+        f"model.layers.{name.partition('layers.')[2]}.weight": layer.dequantize_weight().t().float()
         for name, layer in again.model.named_modules()
         if hasattr(layer, "dequantize_weight")
     }

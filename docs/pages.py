@@ -12,6 +12,8 @@ OUTSIDE = {"README.md": "quickstart.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "
            "examples/paper/README.md": "paper.md"}  # fmt: skip
 """File of the repository -> page of the site."""
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
+PICTURE = re.compile(r"(!\[[^\]]*\]\()docs/")
+"""In a page from outside; inside the site the pictures lie beside it."""
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -40,7 +42,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         up = "../" * page.file.src_uri.count("/")
         return f"[{match[1]}]({up}{found}{match[3] or ''})" if found else match[1]
 
-    return LINK.sub(turned, markdown)
+    return LINK.sub(turned, PICTURE.sub(r"\1", markdown))
 
 
 def _page_of(target: Path) -> str | None:

@@ -1,7 +1,8 @@
 """Tiny models, tiny tickets, temporary folders: no test needs a network, a GPU or a download."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,36 @@ def tickets(tmp_path: Path) -> Path:
     path = tmp_path / "tickets.csv"
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
+
+
+def chromium() -> str:
+    """Where it is; skips where there is none."""
+    named = os.environ.get("LEANWATT_CHROMIUM")
+    found = named or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("no Chromium: apt-get install chromium, or name one in LEANWATT_CHROMIUM")
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium: the one that LEANWATT_CHROMIUM names, or `chromium` or `chromium-browser` on the PATH."""
+    from playwright.sync_api import sync_playwright
+
+    path = chromium()
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page on which no script may fail."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    found, failures = context.new_page(), []
+    found.set_default_timeout(20_000)
+    found.on("pageerror", lambda error: failures.append(str(error)))
+    yield found
+    context.close()
+    assert failures == []

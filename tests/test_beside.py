@@ -44,3 +44,14 @@ def test_what_is_no_ranking_is_refused(content: str | None, tmp_path: Path) -> N
         (tmp_path / "report" / "ranking.json").write_text(content)
     with pytest.raises(StoreError, match="finished study" if content is None else "leanwatt report"):
         verbs.compare([tmp_path])
+
+
+def test_all_of_them_make_one_page(tmp_path: Path) -> None:
+    places = [written(tmp_path / "one"), written(tmp_path / "two", gptq=Truth(cost=3.0))]
+    rankings = verbs.compare(places, tmp_path / "both.html")
+    page = (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert NEVER in page and page.count('class="lead"') == 2 and page.count('class="plot"') == 4
+    assert all(sentence(ranking)[:25] in page for ranking in rankings)
+    assert "Test CPU &lt;1&gt;" in page and "Test CPU <1>" not in page
+    with pytest.raises(StoreError, match="--page"):
+        verbs.compare(places, tmp_path / "no" / "both.html")

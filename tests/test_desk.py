@@ -1,10 +1,5 @@
-"""The page in a real Chromium: the whole path, hostile tickets, a phone's width, the keyboard alone.
+"""The page in a real Chromium: the whole path, hostile tickets, a phone's width, the keyboard alone."""
 
-Chromium is the one that LEANWATT_CHROMIUM names, or `chromium` or `chromium-browser` on the PATH.
-"""
-
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,14 +21,6 @@ from leanwatt.prompt import Encoder
 from leanwatt.routes import Desk, application
 
 MARKUP = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> & "quoted" </textarea><b>bold</b>'
-
-
-def chromium() -> str:
-    named = os.environ.get("LEANWATT_CHROMIUM")
-    found = named or shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found:
-        pytest.skip("no Chromium: install it, or name it in LEANWATT_CHROMIUM")
-    return found
 
 
 @dataclass
@@ -79,29 +66,6 @@ def site(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = chromium()
-    with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page on which no script may fail."""
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    found, failures = context.new_page(), []
-    found.set_default_timeout(20_000)
-    found.on("pageerror", lambda error: failures.append(str(error)))
-    yield found
-    context.close()
-    assert failures == []
-
-
-@pytest.fixture(scope="module")
 def opened(site: Callable[..., Site]) -> Site:
     return site()
 
@@ -128,7 +92,7 @@ def test_the_whole_path(page: Any, opened: Site) -> None:
     assert page.locator("#causes .share").first.inner_text().endswith("%")
     assert page.input_value("#draft") == "site A power lost"
     assert "2 J, between 1 J and 4 J (estimated)" in page.inner_text("#spent")
-    assert "1 answers, 2 J estimated" in page.inner_text("#day")
+    assert "1 answer, 2 J estimated" in page.inner_text("#day")
     page.fill("#draft", "replaced the fuse at A")
     page.click("#copy")
     assert page.evaluate("navigator.clipboard.readText()") == "replaced the fuse at A"

@@ -178,3 +178,14 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     made = {"src/leanwatt/prune/chance.py", "docs/decisions/"}
     for name in set(found) - made:
         assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_pictures_are_small_and_shown() -> None:
+    """`python docs/pictures.py` takes them."""
+    shown = "".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "README.md"])
+    pictures = sorted((ROOT / "docs" / "pictures").iterdir())
+    assert len(pictures) >= 6
+    for picture in pictures:
+        assert picture.read_bytes()[8:12] == b"WEBP", picture.name
+        assert picture.stat().st_size < 150_000, f"{picture.name}: {picture.stat().st_size} bytes"
+        assert f"pictures/{picture.name})" in shown, f"{picture.name}: no page shows it"

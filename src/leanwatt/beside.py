@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from leanwatt.errors import StoreError
+from leanwatt.gist import gist
+from leanwatt.page import whole
 from leanwatt.ranking import Ranking
-from leanwatt.section import Grid
-from leanwatt.verdict import number, percent, sentence, short_names
+from leanwatt.section import Grid, Section
+from leanwatt.sections import FRONT
+from leanwatt.verdict import number, percent, provenance_sentence, sentence, short_names
 
 
 def read(place: Path) -> Ranking:
@@ -71,3 +74,20 @@ def text(places: Sequence[Path], rankings: Sequence[Ranking]) -> str:
 
 
 NEVER = "Each study is ranked on its own. Energy is never compared across machines, data or kinds of measurement."
+
+
+def write_page(places: Sequence[Path], rankings: Sequence[Ranking], path: Path) -> Path:
+    """One HTML file like a report's: the lines of all, then each study's answer and plane. Raises StoreError."""
+    lead = Section("Side by side", (NEVER,), beside(places, rankings))
+    chapters = [(ranking, _chapter(ranking)) for ranking in rankings]
+    try:
+        path.write_text(whole("Leanwatt: studies side by side", [(None, [lead]), *chapters]), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}). Choose another --page.") from error
+    return path
+
+
+def _chapter(ranking: Ranking) -> list[Section]:
+    said = Section("The answer", (sentence(ranking), provenance_sentence(ranking)), facts=gist(ranking))
+    plane = [Section("Cost against quality", (FRONT,), chart="front")] if ranking.leader else []
+    return [said, *plane, Section("Before you rely on it", items=ranking.caveats)]

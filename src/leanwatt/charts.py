@@ -1,53 +1,102 @@
 """The plots of a report, as plotly figures: plain data that a page draws in its own colours."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from leanwatt.compare import on_front
-from leanwatt.ranking import Entry, Figure, Ranking, TaskResult
-from leanwatt.verdict import short_names, shortened
+from leanwatt.marks import free_places, ticks, with_prefix
+from leanwatt.ranking import Entry, Figure, Ranking, Segment, TaskResult
+from leanwatt.verdict import number, short_names
 
 COLOURS = ("#3b7dd8", "#d9722e", "#2f9e6e", "#b4559f", "#8a7a1f", "#5a6b7b", "#c2453f", "#3fa7b5")
 """Readable on white and on near-black."""
+GREY = "#9aa3ad"
 TICKETS = 1000
 """Whose answering stands beside what making took."""
-LONGEST_NAME = 26
-"""Of a bar: longer ones would leave no room for it on a phone."""
-PLACES = ("top right", "bottom left", "top left", "bottom right")
-"""Of numbers beside points, in turn, so that neighbours' numbers stay apart."""
 
 Plot = Mapping[str, Any]
-"""`data` and `layout`, as plotly.js takes them."""
+"""`data` and `layout`, as plotly.js takes them; `about` in words; `strip`: named bands above the plot, from 0 to 1;
+`rows`: names along the side; `zoom`: ranges without the baselines. The page fits names to its width."""
 
 
-def front(ranking: Ranking) -> dict[str, Plot]:
+def front(ranking: Ranking, task: str = "") -> dict[str, Plot]:
     """By task: cost of an answer against quality, both with intervals, and the line of those that nobody beats."""
-    tasks = dict.fromkeys(task for entry in ranking.entries for task in entry.tasks)
-    found = {task: _front(ranking, task) for task in tasks}
-    return {task: plot for task, plot in found.items() if plot["data"]}
+    tasks = dict.fromkeys(name for entry in ranking.entries for name in entry.tasks)
+    found = {name: _front(ranking, name) for name in tasks if task in ("", name)}
+    return {name: plot for name, plot in found.items() if plot["data"]}
+
+
+Held = tuple[Entry, TaskResult, Figure]
 
 
 def _front(ranking: Ranking, task: str) -> Plot:
     names = short_names(ranking)
     held = [(e, e.tasks[task], cost) for e in ranking.entries if (cost := _cost(ranking, e, task)) is not None]
+    if not held:
+        return {"data": [], "layout": {}}
     best = on_front({entry.label: (cost.value, result.quality.value) for entry, result, cost in held})
     line = sorted((cost.value, result.quality.value) for entry, result, cost in held if entry.label in best)
-    data = [_point(ranking, names, each) for each in sorted(held, key=lambda each: _is_marked(ranking, each[0]))]
+    held.sort(key=lambda each: _is_marked(ranking, each[0]))
+    spots = free_places([(cost.value, result.quality.value) for _, result, cost in held])
+    data: list[Plot] = [
+        _point(ranking, names, each) | {"textposition": spot} for each, spot in zip(held, spots, strict=True)
+    ]
     if len(line) > 1:
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "x": [x for x, _ in line],
-                "y": [y for _, y in line],
-                "line": {"dash": "dot", "width": 1.5, "color": COLOURS[5], "shape": "hv"},
-                "hoverinfo": "skip",
-                "showlegend": False,
-            }
-        )
-    metric = held[0][1].metric if held else ""
-    return {"data": data, "layout": _layout(task, f"{ranking.scale.symbol} per answer", metric, logarithmic=True)}
+        data.insert(0, _stairs(line))
+    unit, metric = ranking.scale.symbol, held[0][1].metric
+    said = "energy per answer" if unit == "J" else "CPU time per answer"
+    layout = _layout(said, metric) | {"height": 360}
+    layout["xaxis"] |= ticks(_drawable(cost for _, _, cost in held), "J" if unit == "J" else "s")
+    words = f"{task}: {said} across, {metric} up, both with intervals; {_in_words(held, names, unit)}"
+    return {"data": data, "layout": layout, "about": words, "zoom": _zoom(ranking, held)}
+
+
+def _bounds(figure: Figure) -> tuple[float, float, float]:
+    low, high = figure.low, figure.high
+    return figure.value, figure.value if low is None else low, figure.value if high is None else high
+
+
+def _drawable(costs: Iterable[Figure]) -> list[float]:
+    """What a logarithmic axis has room for."""
+    return [bound for cost in costs for bound in _bounds(cost) if bound > 0]
+
+
+def _in_words(held: Sequence[Held], names: Mapping[str, str], unit: str) -> str:
+    """For those who cannot see it."""
+    ordered = sorted(held, key=lambda each: each[2].value)
+    return "; ".join(f"{names[e.label]} {number(c.value)} {unit}, {r.quality.value:.3f}" for e, r, c in ordered)
+
+
+def _zoom(ranking: Ranking, held: Sequence[Held]) -> Plot | None:
+    """The ranges that hold the language models alone, and where their numbers stand; None where that is nothing new."""
+    numbered = [(1 + ranking.entries.index(entry), entry) for entry, _, _ in held]
+    models = [(result, cost) for entry, result, cost in held if not entry.is_baseline]
+    if len(models) < 2 or len(models) == len(held):
+        return None
+    across = [math.log10(bound) for bound in _drawable(cost for _, cost in models)]
+    up = [bound for result, _ in models for bound in _bounds(result.quality)]
+    wide, high = (max(across) - min(across)) * 0.08, (max(up) - min(up)) * 0.12
+    places = free_places([(cost.value, result.quality.value) for result, cost in models])
+    return {
+        "x": [min(across) - wide, max(across) + wide],
+        "y": [min(up) - high, max(up) + high],
+        "places": dict(zip([str(place) for place, e in numbered if not e.is_baseline], places, strict=True)),
+    }
+
+
+def _stairs(line: Sequence[tuple[float, float]]) -> Plot:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [x for x, _ in line],
+        "y": [y for _, y in line],
+        "line": {"dash": "dot", "width": 1.5, "color": COLOURS[5], "shape": "hv"},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
 
 
 def _is_marked(ranking: Ranking, entry: Entry) -> bool:
@@ -60,33 +109,52 @@ def _cost(ranking: Ranking, entry: Entry, task: str) -> Figure | None:
     spending = entry.tasks[task].spending if task in entry.tasks else None
     if spending is None:
         return None
-    return spending.joules if ranking.scale.unit == "joules" else spending.cpu_seconds
+    cost = spending.joules if ranking.scale.unit == "joules" else spending.cpu_seconds
+    return cost if cost and cost.value > 0 else None
 
 
-def _point(ranking: Ranking, names: Mapping[str, str], held: tuple[Entry, TaskResult, Figure]) -> Plot:
+SHAPES = {"recommended": ("star", COLOURS[2], "★"), "reference": ("diamond", COLOURS[1], "◆"),
+          "no language model": ("square", COLOURS[5], "■"), "variant": ("circle", COLOURS[0], "●")}  # fmt: skip
+"""What stands for whom: in plotly, its colour, and as a letter."""
+
+
+def shape(ranking: Ranking, entry: Entry) -> str:
+    """The key of SHAPES."""
+    if ranking.sweet_spot is not None and ranking.sweet_spot.label == entry.label:
+        return "recommended"
+    if entry.label == ranking.reference:
+        return "reference"
+    return "no language model" if entry.is_baseline else "variant"
+
+
+def _point(ranking: Ranking, names: Mapping[str, str], held: Held) -> dict[str, Any]:
     entry, result, cost = held
-    spot = ranking.sweet_spot is not None and ranking.sweet_spot.label == entry.label
-    is_reference = entry.label == ranking.reference
-    symbol = "star" if spot else "diamond" if is_reference else "square" if entry.is_baseline else "circle"
-    colour = COLOURS[2] if spot else COLOURS[1] if is_reference else COLOURS[5] if entry.is_baseline else COLOURS[0]
-    name, place = escape(names[entry.label]), 1 + ranking.entries.index(entry)
-    told = f"{name}<br>%{{x:.3g}} {ranking.scale.symbol}, {escape(result.metric)} %{{y:.3f}}<extra></extra>"
+    kind = shape(ranking, entry)
+    symbol, colour, _ = SHAPES[kind]
+    said = escape(f"{1 + ranking.entries.index(entry)} {names[entry.label]}")
+    unit = "J" if ranking.scale.symbol == "J" else "s"
+    lines = [f"<b>{said}</b>", _between(cost, unit), f"{escape(result.metric)} {_between(result.quality, '')}"]
     return {
         "type": "scatter",
         "mode": "markers+text",
         "x": [cost.value],
         "y": [result.quality.value],
-        "text": [str(place)],
-        "textposition": PLACES[place % len(PLACES)],
-        "textfont": {"size": 11},
+        "text": [str(1 + ranking.entries.index(entry))],
+        "textfont": {"size": 12},
         "error_x": _bars(cost),
         "error_y": _bars(result.quality),
-        "marker": {"symbol": symbol, "size": 14 if spot else 10, "color": colour},
-        "name": name,
-        "hovertemplate": told,
+        "marker": {"symbol": symbol, "size": 15 if kind == "recommended" else 11, "color": colour},
+        "name": said,
+        "hovertemplate": f"{'<br>'.join(lines)}<extra></extra>",
         "showlegend": False,
         "cliponaxis": False,
     }
+
+
+def _between(figure: Figure, unit: str) -> str:
+    """`12 ms (8.7 ms to 19.7 ms)`, or plain numbers."""
+    said = [with_prefix(each, unit) if unit else f"{each:.3f}" for each in _bounds(figure)]
+    return said[0] if figure.low is None else f"{said[0]} ({said[1]} to {said[2]})"
 
 
 def _bars(figure: Figure) -> Plot:
@@ -96,22 +164,27 @@ def _bars(figure: Figure) -> Plot:
     return {"type": "data", "symmetric": False, "array": [above], "arrayminus": [below], "thickness": 1, "width": 3}
 
 
-def stages(ranking: Ranking) -> dict[str, Plot]:
+def stages(ranking: Ranking, task: str = "") -> dict[str, Plot]:
     """What making each variant took, by stage, beside what answering a thousand tickets takes."""
     names = short_names(ranking)
     entries = [entry for entry in reversed(ranking.entries) if entry.making is not None]
     unit = "joules" if ranking.scale.unit == "joules" else "cpu_seconds"
     parts = list(dict.fromkeys(stage for entry in entries for stage in (entry.making.stages if entry.making else {})))
-    labels = [f"{1 + ranking.entries.index(e)} {escape(shortened(names[e.label], LONGEST_NAME))}" for e in entries]
+    labels = [str(1 + ranking.entries.index(e)) for e in entries]
     data = [
         _bar(part, labels, [_stage(entry, part, unit) for entry in entries], place) for place, part in enumerate(parts)
     ]
     answering = [TICKETS * entry.cost.value if entry.cost else None for entry in entries]
     data.append(_bar(f"answering {TICKETS} tickets", labels, answering, len(parts)))
-    layout = _layout("", f"{ranking.scale.symbol}", "")
-    height = 140 + 34 * len(entries)
-    legend = {"orientation": "h", "y": -0.25}
-    return {"": {"data": data, "layout": {**layout, "barmode": "stack", "height": height, "legend": legend}}}
+    layout = _layout("energy, J" if ranking.scale.unit == "joules" else "CPU time, seconds", "")
+    more = {"barmode": "stack", "height": 150 + 34 * len(entries), "legend": _LEGEND}
+    layout["yaxis"] |= {"type": "category"}
+    said = f"Bars, one per variant: {', '.join(parts)}, and answering {TICKETS} tickets; the tables have the figures."
+    rows = [{"number": label, "name": names[e.label]} for label, e in zip(labels, entries, strict=True)]
+    return {"": {"data": data, "layout": layout | more, "about": said, "rows": rows}}
+
+
+_LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
 
 def _stage(entry: Entry, part: str, unit: str) -> float | None:
@@ -130,51 +203,107 @@ def _bar(name: str, labels: Sequence[str], values: Sequence[float | None], place
     }
 
 
-def weights(ranking: Ranking) -> dict[str, Plot]:
-    """R over all w; winners drawn bold and named."""
-    names, winners = short_names(ranking), {segment.label for segment in ranking.winner_by_weight}
-    data: list[Plot] = []
-    for entry in ranking.entries:
-        if entry.quality is None or entry.phi is None:
-            continue
-        wins = entry.label in winners
-        line = {"width": 3 if wins else 1, "color": COLOURS[len(data) % len(COLOURS)] if wins else "#9aa3ad"}
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "x": [0, 1],
-                "y": [entry.quality, entry.phi],
-                "line": line,
-                "name": escape(names[entry.label]),
-                "showlegend": wins,
-            }
-        )
-    layout = _layout("", "w: weight of energy", "R")
-    marks = [
-        {
-            "type": "line",
-            "x0": s.begin,
-            "x1": s.begin,
-            "y0": 0,
-            "y1": 1,
-            "yref": "paper",
-            "line": {"dash": "dot", "width": 1, "color": "#9aa3ad"},
-        }
-        for s in ranking.winner_by_weight
-        if s.begin > 0
-    ]
-    return {"": {"data": data, "layout": {**layout, "shapes": marks, "legend": {"orientation": "h", "y": -0.25}}}}
+def weights(ranking: Ranking, task: str = "") -> dict[str, Plot]:
+    """R over all w; winners drawn bold, and named along the top where they win."""
+    colours = _winners(ranking.winner_by_weight)
+    held = [entry for entry in ranking.entries if entry.quality is not None and entry.phi is not None]
+    held.sort(key=lambda entry: entry.label in colours)
+    data = [_line(ranking, entry, [0, 1], [entry.quality, entry.phi], colours) for entry in held]
+    layout = _layout("w: weight of energy against quality", "R")
+    layout["xaxis"] |= {"range": [0, 1]}
+    ends = [(each.begin, 1.0 if each.end is None else each.end) for each in ranking.winner_by_weight]
+    said = _reign(ranking, ranking.winner_by_weight, "w")
+    return {"": {"data": data, "layout": layout, "about": said, "strip": _strip(ranking, ends, weighed=True)}}
 
 
-def _layout(title: str, across: str, up: str, *, logarithmic: bool = False) -> dict[str, Any]:
-    axis: dict[str, Any] = {"title": {"text": escape(across)}, "automargin": True}
-    if logarithmic:
-        axis |= {"type": "log", "dtick": "D2"}
+def _winners(segments: Sequence[Segment]) -> dict[str, str]:
+    labels = dict.fromkeys(segment.label for segment in segments)
+    return {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
+
+
+def _line(
+    ranking: Ranking, entry: Entry, x: Sequence[float], y: Sequence[float | None], colours: Mapping[str, str]
+) -> Plot:
+    name = escape(short_names(ranking)[entry.label])
+    wins = entry.label in colours
     return {
-        "title": {"text": escape(title), "font": {"size": 15}},
-        "xaxis": axis,
+        "type": "scatter",
+        "mode": "lines" if len(x) == 2 else "lines+markers",
+        "x": list(x),
+        "y": list(y),
+        "line": {"width": 2.5 if wins else 1, "color": colours.get(entry.label, GREY)},
+        "name": name,
+        "hovertemplate": f"{name}: %{{y:.3f}}<extra></extra>",
+        "showlegend": wins and len(x) > 2,
+    }
+
+
+def _reign(ranking: Ranking, segments: Sequence[Segment], what: str) -> str:
+    names = short_names(ranking)
+    return "; ".join(f"from {what} {number(each.begin)}: {names[each.label]}" for each in segments)
+
+
+def _strip(ranking: Ranking, ends: Sequence[tuple[float, float]], *, weighed: bool) -> list[Plot]:
+    """Bands with the winner's name and number, from 0 to 1 along the axis."""
+    segments = ranking.winner_by_weight if weighed else ranking.winner_by_price
+    names, colours = short_names(ranking), _winners(segments)
+    places = {entry.label: place for place, entry in enumerate(ranking.entries, 1)}
+    return [
+        {
+            "from": begin,
+            "to": end,
+            "number": str(places[each.label]),
+            "name": names[each.label],
+            "colour": colours[each.label],
+        }
+        for each, (begin, end) in zip(segments, ends, strict=True)
+    ]
+
+
+def prices(ranking: Ranking, task: str = "") -> dict[str, Plot]:
+    """Who is cheapest in all, over the price of a wrong answer, on a logarithmic axis."""
+    inner = [each.begin for each in ranking.winner_by_price if each.begin > 0]
+    if not inner:
+        return {}
+    low, high = math.log10(min(inner)) - 1, math.log10(max(inner)) + 1
+    marks = [0.0, *((math.log10(each) - low) / (high - low) for each in inner), 1.0]
+    unit = "kWh" if ranking.scale.unit == "joules" else "CPU-hours"
+    layout = _layout(f"price of a wrong answer, {unit} (log scale)", "") | {"height": 128}
+    shown = [str(f"{each:.1g}") for each in inner]
+    layout["xaxis"] |= {"range": [0, 1], "tickvals": marks[1:-1], "ticktext": shown}
+    layout["yaxis"] |= {"visible": False, "range": [0, 1]}
+    ends = list(pairwise(marks))
+    said = _reign(ranking, ranking.winner_by_price, unit)
+    data = [{"type": "scatter", "x": [0, 1], "y": [0, 0], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}]
+    return {"": {"data": data, "layout": layout, "about": said, "strip": _strip(ranking, ends, weighed=False)}}
+
+
+def risks(ranking: Ranking, task: str) -> dict[str, Plot]:
+    """Share of wrong answers over the share answered, the most confident first; one line per variant."""
+    spot = ranking.sweet_spot.label if ranking.sweet_spot else ranking.reference
+    held = [entry for entry in ranking.entries if task in entry.tasks and entry.tasks[task].risk]
+    others = [c for c in COLOURS if c not in (COLOURS[1], COLOURS[2])]
+    models = [entry.label for entry in held if not entry.is_baseline]
+    colours = {label: others[place % len(others)] for place, label in enumerate(models)}
+    colours |= {ranking.reference: COLOURS[1]} | {spot: COLOURS[2]}
+    held.sort(key=lambda entry: _is_marked(ranking, entry))
+    data = []
+    for entry in held:
+        risk = sorted((float(share), wrong) for share, wrong in entry.tasks[task].risk.items())
+        data.append(_line(ranking, entry, [x for x, _ in risk], [y for _, y in risk], colours))
+    layout = _layout("share answered, the most confident first", "share wrong") | {"legend": _LEGEND}
+    for axis in ("xaxis", "yaxis"):
+        layout[axis] |= {"tickformat": ".0%"}
+    most = max((y for entry in held if entry.label in models for y in entry.tasks[task].risk.values()), default=None)
+    layout["yaxis"] |= {"range": [0, 1.15 * most]} if most else {}
+    said = "Lines, one per language model: what is wrong of what is answered; the table has the figures, baselines too."
+    return {"": {"data": data, "layout": layout, "about": said}} if data else {}
+
+
+def _layout(across: str, up: str) -> dict[str, Any]:
+    return {
+        "xaxis": {"title": {"text": escape(across)}, "automargin": True},
         "yaxis": {"title": {"text": escape(up)}, "automargin": True},
-        "margin": {"l": 48, "r": 24, "t": 40, "b": 48},
+        "margin": {"l": 48, "r": 20, "t": 24, "b": 44},
         "height": 420,
     }

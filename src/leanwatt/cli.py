@@ -113,6 +113,9 @@ def compare(
     results: Annotated[
         list[Path], typer.Argument(help="Folders of results, such as runs/tickets.", show_default=False)
     ],
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write it as one HTML file too.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Put several studies or machines side by side, each ranked on its own."""
@@ -121,7 +124,7 @@ def compare(
     from leanwatt import verbs
     from leanwatt.beside import text
 
-    found = verbs.compare(results)
+    found = verbs.compare(results, page)
     _show([asdict(each) for each in found] if as_json else text(results, found))
 
 

@@ -34,16 +34,22 @@ def by_class(ranking: Ranking) -> Iterable[Section]:
 
 
 def _losers(ranking: Ranking, scores: Scores) -> tuple[str, ...]:
-    """The classes on which the recommended variant falls furthest behind the reference."""
+    """The classes on which a variant falls furthest behind the reference: the recommended one, else each model."""
     spot = ranking.sweet_spot
-    if spot is None or spot.label == ranking.reference or not {spot.label, ranking.reference} <= scores.keys():
+    if spot is None or ranking.reference not in scores:
         return ()
-    mine, other = scores[spot.label], scores[ranking.reference]
-    lost = sorted((mine[name]["f1"] - other[name]["f1"], name) for name in mine.keys() & other.keys())
-    worst = [f"{name} ({difference:+.2f})" for difference, name in lost[:MOST_LOSERS] if difference < 0]
+    models = [e.label for e in ranking.entries if e.label in scores and not e.is_baseline]
+    told = [spot.label] if spot.label != ranking.reference else [e for e in models if e != ranking.reference]
+    return tuple(_loser(ranking, scores, label) for label in told if label in scores)
+
+
+def _loser(ranking: Ranking, scores: Scores, label: str) -> str:
+    mine, other, name = scores[label], scores[ranking.reference], short_names(ranking)[label]
+    lost = sorted((mine[each]["f1"] - other[each]["f1"], each) for each in mine.keys() & other.keys())
+    worst = [f"{each} ({difference:+.2f})" for difference, each in lost[:MOST_LOSERS] if difference < 0]
     if not worst:
-        return (f"{short_names(ranking)[spot.label]} loses on no class.",)
-    return (f"Where {short_names(ranking)[spot.label]} loses most against the reference: {', '.join(worst)}.",)
+        return f"{name} loses on no class."
+    return f"Where {name} loses most against the reference: {', '.join(worst)}."
 
 
 def abstaining(ranking: Ranking) -> Iterable[Section]:
@@ -58,4 +64,5 @@ def abstaining(ranking: Ranking) -> Iterable[Section]:
             "person. Read on validation; a threshold that is put to work wants a look at fresh tickets."
         )
         head = ("variant", *(f"{float(share):.0%} answered" for share in shares))
-        yield Section(f"If it may abstain: {task}", (text,), Grid(head, rows))
+        if rows:
+            yield Section(f"If it may abstain: {task}", (text,), Grid(head, rows), chart="risks", task=task)

@@ -51,6 +51,8 @@ def markdown(ranking: Ranking, parts: list[Section]) -> str:
     for part in parts:
         said.append(f"## {_plain(part.title)}")
         said += [_plain(text) for text in part.text]
+        if part.facts:
+            said.append("\n".join(f"- **{_plain(f.value)}** {_plain(f.about)}: {_plain(f.note)}" for f in part.facts))
         if part.items:
             said.append("\n".join(f"- {_plain(item)}" for item in part.items))
         if part.grid is not None:

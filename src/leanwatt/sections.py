@@ -2,47 +2,53 @@
 
 from collections.abc import Iterable, Sequence
 
-from leanwatt.bill import Amount
+from leanwatt.gist import gist
 from leanwatt.mistakes import abstaining, by_class
+from leanwatt.origin import origins
 from leanwatt.ranking import Entry, Figure, Making, Ranking, Segment
-from leanwatt.section import Grid, Section
-from leanwatt.verdict import factor_sentence, number, percent, provenance_sentence, sentence, short_names, word
+from leanwatt.section import Grid, Section, figure, or_dash
+from leanwatt.usage import megabytes, usage
+from leanwatt.verdict import number, percent, provenance_sentence, sentence, short_names, word
 
 
 def sections(ranking: Ranking, command: str) -> list[Section]:
     """The whole report, answer first. Empty parts are left out."""
     found = [
-        Section("The answer", (sentence(ranking), provenance_sentence(ranking))),
+        Section("The answer", (sentence(ranking), provenance_sentence(ranking)), facts=gist(ranking)),
+        Section("Cost against quality", (FRONT,), chart="front") if ranking.leader else None,
         Section("Before you rely on it", items=ranking.caveats),
         _table(ranking),
         _quality(ranking),
-        Section("Cost against quality", (_FRONT,), chart="front") if ranking.leader else None,
-        _serving(ranking),
-        _phases(ranking),
-        _bills(ranking),
+        _test(ranking),
+        _apart(ranking),
+        *usage(ranking),
         _making(ranking),
         _study(ranking),
         _searched(ranking),
         _weights(ranking),
         _prices(ranking),
-        Section("The saving taken apart", (_FACTORS,), items=tuple(_factors(ranking))),
         *by_class(ranking),
         *abstaining(ranking),
-        _test(ranking),
         _notes(ranking),
+        origins(ranking),
         _machine(ranking),
-        Section("Do it again", code=command),
+        Section("Do it again", (_AGAIN,), code=command),
     ]
     return [section for section in found if section is not None and _holds_something(section)]
 
 
-_FRONT = (
+FRONT = (
     "Each point is one variant on one task: left is cheaper, up is better. Bars are 95 % intervals: of cost over "
-    "rounds, of quality over resampled groups of examples. Numbers are those of the table above; the star is the "
-    "recommended one, the diamond the reference, squares are no language models. No point is both cheaper and better "
-    "than one on the line."
+    "rounds, of quality over resampled groups of examples. The star is the recommended one, the diamond the reference, "
+    "squares are no language models. No point is both cheaper and better than one on the dotted line. Point at a mark "
+    "for its figures."
 )
-_FACTORS = "Pairs of variants that differ in one thing only; the cost of a ticket, paired within each round."
+"""What stands beside the plane."""
+_AGAIN = "What is finished is kept: the same command goes on where it stood, or only ranks and reports again."
+_FACTORS = (
+    "Pairs of variants that differ in one thing only. `cost afterwards`: of a ticket, in percent of before, "
+    "paired within each round, with its 95 % interval; below 100 % saves."
+)
 _R = (
     "R = w x phi + (1 - w) x rho, with phi = J_reference / (J_reference + J_own), which is 0.5 for the reference "
     "whoever else is in the table, and rho the primary metric; per task, then the mean."
@@ -53,21 +59,8 @@ def _holds_something(section: Section) -> bool:
     return (
         bool(section.grid and section.grid.rows)
         or bool(section.items or section.chart or section.code)
-        or bool(section.text and section.grid is None and section.title != "The saving taken apart")
+        or bool(section.text and section.grid is None)
     )
-
-
-def figure(value: Figure | None, digits: int = 3) -> str:
-    """`0.900 (0.876 to 0.925)`, or a dash where it is unknown."""
-    if value is None:
-        return "-"
-    if value.low is None or value.high is None:
-        return f"{value.value:.{digits}g}"
-    return f"{number(value.value)} ({number(value.low)} to {number(value.high)})"
-
-
-def _or_dash(value: float | None) -> str:
-    return "-" if value is None else number(value)
 
 
 def _table(ranking: Ranking) -> Section:
@@ -80,7 +73,7 @@ def _table(ranking: Ranking) -> Section:
             figure(entry.cost),
             percent(entry.to_reference) if entry.to_reference and entry.label != ranking.reference else "-",
             _r(entry),
-            _or_dash(entry.phi),
+            or_dash(entry.phi),
             word(entry),
             entry.saves or "-",
             "yes" if entry.is_tied else "",
@@ -137,93 +130,32 @@ def _loss(entry: Entry, task: str) -> tuple[str, ...]:
     return f"{loss.difference:+.3f}", bounds, loss.word, str(loss.examples), needed
 
 
-def _serving(ranking: Ranking) -> Section:
-    names = short_names(ranking)
-    head = ("variant", "J per ticket", "band", "net of idle", "CPU-seconds", "seconds", "tokens out", "MB served")
-    rows = tuple(
-        (
-            names[entry.label],
-            figure(s.joules),
-            f"{number(s.joules_lower)} to {number(s.joules_upper)}" if s.joules_lower and s.joules_upper else "-",
-            _or_dash(s.net_joules),
-            figure(s.cpu_seconds),
-            figure(s.seconds),
-            number(s.tokens_out),
-            _megabytes(entry.weight_bytes),
-        )
-        for entry in ranking.entries
-        if (s := entry.spending) is not None
-    )
-    text = "Gross joules; `band` is what the sensor or the estimate itself may be off by, which rounds do not narrow."
-    return Section("What a ticket takes", (text,), Grid(head, rows))
-
-
-def _phases(ranking: Ranking) -> Section:
-    names, unit = short_names(ranking), ranking.scale.symbol
-    head = ("variant", f"{unit} per prompt token", f"{unit} per new token", "prompt tokens", "new tokens")
-    rows = tuple(
-        (names[entry.label], figure(p.prefill), figure(p.decode), number(p.prompt_tokens), number(p.new_tokens))
-        for entry in ranking.entries
-        if (p := entry.phases) is not None
-    )
-    text = (
-        "Reading the prompt and writing the answer apart, at the same fixed lengths for all: what writing takes is the "
-        "difference of two windows of the same round. The ranking above is at natural stopping instead."
-    )
-    return Section("Prefill and decode", (text,), Grid(head, rows))
-
-
-def _bills(ranking: Ranking) -> Section | None:
-    if ranking.terms is None:
-        return None
-    names, currency = short_names(ranking), ranking.terms.currency or "money"
-    head = ("variant", "kWh", currency, "g CO2e", "from")
-    rows = tuple(
-        (names[entry.label], *map(_amount, (bill.kwh, bill.money, bill.grams)), bill.provenance)
-        for entry in ranking.entries
-        if (bill := entry.bill) is not None
-    )
-    text = (
-        f"Derived from the joules: {ranking.terms.words()}. The band is that of the sensor or the estimate; price, "
-        "grid and PUE are taken as they stand."
-    )
-    return Section("What a thousand tickets cost", (text,), Grid(head, rows))
-
-
-def _amount(amount: Amount | None) -> str:
-    return "-" if amount is None else figure(Figure(amount.value, amount.lower, amount.upper))
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else number(size / 1e6)
-
-
 def _making(ranking: Ranking) -> Section:
-    names, day = short_names(ranking), f"{ranking.scale.symbol} per day"
-    head = ("variant", "CPU-seconds", "of it shared", "joules", "tickets to pay back", day, "MB on disk")
+    names = short_names(ranking)
+    head = ("variant", "CPU-seconds", "of it shared", "joules", "tickets to pay back", "MB on disk")
     rows = tuple(
         (
             names[entry.label],
             *_spent(entry.making),
-            _or_dash(entry.payback_tickets),
-            _or_dash(entry.cost_per_day),
-            _megabytes(entry.bytes_on_disk),
+            or_dash(entry.payback_tickets),
+            megabytes(entry.bytes_on_disk),
         )
         for entry in ranking.entries
         if entry.making is not None
     )
     total = ranking.totals
+    unknown = f"; unknown for {number(total.unknown_seconds)} s of it" if total.unknown_seconds else ""
     text: tuple[str, ...] = (
         "Shared work is charged to each variant that rests on it. `tickets to pay back`: what making it took beyond "
         "the reference, over what it saves per ticket.",
-        f"The whole study took {number(total.cpu_seconds)} CPU-seconds and {_or_dash(total.joules)} J "
-        f"({total.provenance}; unknown for {number(total.unknown_seconds)} s of it), shared work counted once.",
+        f"The whole study took {number(total.cpu_seconds)} CPU-seconds and {or_dash(total.joules)} J "
+        f"({total.provenance}{unknown}), shared work counted once.",
     )
     if ranking.interrupted:
         lost = ranking.interrupted
         text += (
             f"Jobs that were stopped from outside took {number(lost.cpu_seconds)} CPU-seconds and "
-            f"{_or_dash(lost.joules)} J besides ({lost.provenance}).",
+            f"{or_dash(lost.joules)} J besides ({lost.provenance}).",
         )
     return Section("What making it took", text, Grid(head, rows), chart="stages" if rows else None)
 
@@ -231,7 +163,7 @@ def _making(ranking: Ranking) -> Section:
 def _study(ranking: Ranking) -> Section:
     """All jobs together, stage by stage; the parts add up to the totals."""
     rows = tuple(
-        (stage, *(_or_dash(took[what]) for what in ("seconds", "cpu_seconds", "joules")))
+        (stage, *(or_dash(took[what]) for what in ("seconds", "cpu_seconds", "joules")))
         for stage, took in ranking.totals.stages.items()
     )
     text = (
@@ -256,11 +188,11 @@ def _searched(ranking: Ranking) -> Section:
         ("not tried", str(len(found.not_tried))),
         ("the search would still try", str(found.still_wanted)),
         ("trials with less work", str(found.glances)),
-        (f"the whole study, {unit}", _or_dash(spent)),
-        ("tickets until the whole study is paid back", _or_dash(found.payback_tickets)),
+        (f"the whole study, {unit}", or_dash(spent)),
+        ("tickets until the whole study is paid back", or_dash(found.payback_tickets)),
         ("fine-tuning, CPU-seconds", number(found.sharing.spent_cpu_seconds)),
         ("saved by sharing it, CPU-seconds", number(found.sharing.saved_cpu_seconds)),
-        ("saved by sharing it, J", _or_dash(found.sharing.saved_joules)),
+        ("saved by sharing it, J", or_dash(found.sharing.saved_joules)),
     ]
     if found.spent_on_glances is not None:
         rows.insert(5, ("spent on them, CPU-seconds", number(found.spent_on_glances.cpu_seconds)))
@@ -301,18 +233,23 @@ def _prices(ranking: Ranking) -> Section | None:
         return None
     unit = "kWh" if ranking.scale.unit == "joules" else "CPU-hours"
     text = (
-        f"A wrong answer costs money too. With its price written in {unit} (money over the price of one), the cheapest "
-        "in all, energy and mistakes together, is:"
+        f"A wrong answer costs money too. Write its price in {unit}: where one of these costs 0.20, an answer that "
+        "costs 10 when wrong is worth 50. The cheapest in all, energy and mistakes together, is:"
     )
-    grid = Grid(
-        (f"{unit} per wrong answer, from", "to", "cheapest"), tuple(_segments(ranking, ranking.winner_by_price))
-    )
-    return Section("What a wrong answer is worth", (text,), grid)
+    head: tuple[str, ...] = (f"{unit} per wrong answer, from", "to", "cheapest")
+    rows = list(_segments(ranking, ranking.winner_by_price))
+    price = ranking.terms.price_per_kwh if ranking.terms and ranking.scale.unit == "joules" else None
+    if price:
+        head = (*head, f"from, {ranking.terms.currency if ranking.terms else ''}")
+        rows = [(*row, number(each.begin * price)) for row, each in zip(rows, ranking.winner_by_price, strict=True)]
+    return Section("What a wrong answer is worth", (text,), Grid(head, tuple(rows)), chart="prices")
 
 
-def _factors(ranking: Ranking) -> Iterable[str]:
+def _apart(ranking: Ranking) -> Section:
     names = short_names(ranking)
-    return (f"{factor_sentence(factor)} ({names[factor.label]})" for factor in ranking.factors)
+    head = ("what changed", "from", "to", "cost afterwards", "variant")
+    rows = tuple((f.axis, f.before, f.after, percent(f.ratio), names[f.label]) for f in ranking.factors)
+    return Section("The saving taken apart", (_FACTORS,), Grid(head, rows))
 
 
 def _test(ranking: Ranking) -> Section:

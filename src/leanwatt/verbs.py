@@ -114,11 +114,18 @@ def report(study: Study | str | Path, out: str | Path | None = None, *, examples
     return list(write(ranking, store.folder / "report", besides=besides).values())
 
 
-def compare(places: Sequence[str | Path]) -> list[Ranking]:
-    """The rankings of several folders of results, each as it was made: nothing is compared across them."""
-    from leanwatt.beside import read as read_ranking
+def compare(places: Sequence[str | Path], page: str | Path | None = None) -> list[Ranking]:
+    """The rankings of several folders of results, each as it was made: nothing is compared across them.
 
-    return [read_ranking(Path(place)) for place in places]
+    `page` is an HTML file to write them to.
+    """
+    from leanwatt.beside import read as read_ranking
+    from leanwatt.beside import write_page
+
+    found = [read_ranking(Path(place)) for place in places]
+    if page is not None:
+        write_page([Path(place) for place in places], found, Path(page))
+    return found
 
 
 def _bench(planned: Plan, store: Store) -> Bench:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from leanwatt.compare import LEVEL, holm
+from leanwatt.compare import KERNEL_ALLOWANCE, LEVEL, holm
 from leanwatt.ranking import Entry, Factor, Figure, Loss, Ranking, Ratio, SweetSpot
 
 WIDTH = 120
@@ -25,7 +25,8 @@ def sentence(ranking: Ranking) -> str:
     beaten = list(_beaten(ranking, spot))
     if beaten:
         head = f"Among the language models: {head[0].lower()}{head[1:]}"
-    said = [*beaten, head, *_ties(ranking, spot), *_best_model(ranking, spot), *_single_tasks(ranking)]
+    said = [*beaten, head, *_ties(ranking, spot), *_pays(ranking, spot)]
+    said += [*_best_model(ranking, spot), *_single_tasks(ranking)]
     if ranking.protocol != "ranked":
         said.insert(0, f"A first look ({ranking.protocol} protocol), not a ranking.")
     return " ".join(said)
@@ -81,11 +82,32 @@ def _nothing(ranking: Ranking, spot: SweetSpot) -> str:
         )
     cheaper = [e for e in ranking.entries if e.saves == "yes"]
     if not cheaper:
-        return f"Nothing here saves: no variant is certainly cheaper than the reference, {name}."
+        return f"Nothing here saves: no variant is certainly cheaper than the reference, {name}.{_rounds_hint(ranking)}"
     unsure = [e for e in cheaper if e.word == "cannot tell"]
     lost = f"{len(cheaper)} {'is' if len(cheaper) == 1 else 'are'} cheaper than the reference, {name}, but "
     more = _examples_hint(unsure) if unsure else ""
-    return f"Nothing here saves: {lost}none is shown to lose at most {ranking.margin:g} of the quality.{more}"
+    certain = f"{lost}none of these is shown to lose at most {ranking.margin:g} of the quality."
+    return f"Nothing here saves: {certain}{more}{_rounds_hint(ranking)}"
+
+
+def _rounds_hint(ranking: Ranking) -> str:
+    """Of the first that loses nothing, and whose cost could not be told from the reference's: what would tell."""
+    for entry in ranking.entries:
+        ratio = entry.to_reference
+        if ratio is None or ratio.value >= 1 or entry.word != "non-inferior" or entry.saves != "cannot tell":
+            continue
+        said = f"{short_names(ranking)[entry.label]} loses no more than {ranking.margin:g}"
+        took = f"{said} and took {percent(ratio)} of the reference's {_unit(ranking)}"
+        return f" {took}, which is not certain: {_would_tell(ratio)}."
+    return ""
+
+
+def _would_tell(ratio: Ratio) -> str:
+    if ratio.value < 1 / (1 + ratio.allowance):
+        return "more rounds on a quiet machine may tell"
+    if ratio.allowance >= KERNEL_ALLOWANCE:
+        return f"unlike kernels may differ by {ratio.allowance:.0%} in power, and only an energy sensor can tell"
+    return "so small a difference is within what windows may be off by"
 
 
 def _examples_hint(entries: Sequence[Entry]) -> str:
@@ -143,6 +165,12 @@ def _ties(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
     if spot.tied:
         names = short_names(ranking)
         yield f"Not distinguishable from it in cost: {'; '.join(names[label] for label in spot.tied)}."
+
+
+def _pays(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
+    tickets = ranking.entry(spot.label).payback_tickets
+    if spot.label != ranking.reference and tickets:
+        yield f"It pays for itself after {_round_up(math.ceil(tickets)):,} tickets."
 
 
 def _best_model(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:

@@ -69,7 +69,7 @@ async function day() {
   const spent = Object.entries(today.joules).map(([kind, value]) => `${joules(value)} ${kind}`).join(", ");
   const unknown = today.unknown ? `; of ${today.unknown} the energy is not known` : "";
   const since = today.since.replace("T", " ").replace("+00:00", " UTC");
-  at("day").textContent = `Since ${since}: ${today.answers} answers, ${spent || "no energy known"}${unknown}.`;
+  at("day").textContent = `Since ${since}: ${today.answers} ${today.answers === 1 ? "answer" : "answers"}, ${spent || "no energy known"}${unknown}.`;
   const words = { kept: "The report's promise is kept", drifts: "Drifted from the report", "cannot tell": "" };
   const why = promise.why ? `: ${promise.why}` : "";
   at("promise").textContent = words[promise.status] ? `${words[promise.status]}${why}.` : "";

@@ -13,19 +13,27 @@ function made(tag, text, name = "") {
   return element;
 }
 
+function joules(value) {
+  const [size, unit] = value >= 3.6e6 ? [3.6e6, "kWh"] : value >= 1000 ? [1000, "kJ"] : [1, "J"];
+  return `${Number((value / size).toPrecision(3))} ${unit}`;
+}
+
 function duration(seconds) {
   if (seconds < 100) return `${Math.round(seconds)} s`;
   return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
+const JOBS = { make: "Making variants", grade: "Grading them on validation", weigh: "Weighing, in rounds",
+  confirm: "Confirming on the test split" };
+
 function countLine([job, { done, wanted }]) {
   const line = document.createElement("li");
-  line.append(made("span", job, "name"), made("span", wanted === null ? `${done}` : `${done} of ${wanted}`, "share"));
+  line.append(made("span", JOBS[job] || job, "name"), made("span", wanted === null ? `${done}` : `${done} of ${wanted}`, "share"));
   if (wanted) {
     const bar = document.createElement("progress");
     bar.max = wanted;
     bar.value = done;
-    bar.setAttribute("aria-label", job);
+    bar.setAttribute("aria-label", JOBS[job] || job);
     line.append(bar);
   }
   return line;
@@ -42,7 +50,7 @@ function facts(state) {
   const spent = state.spent;
   const found = [["Failed or refused", `${state.failed}`]];
   if (spent) {
-    const energy = spent.joules === null ? "not known" : `${Number(spent.joules.toPrecision(3))} J, ${spent.provenance}`;
+    const energy = spent.joules === null ? "not known" : `${joules(spent.joules)}, ${spent.provenance}`;
     found.push(["Energy", energy], ["CPU time", duration(spent.cpu_seconds)], ["Time", duration(spent.seconds)]);
     if (spent.unknown_seconds) found.push(["Energy unknown for", duration(spent.unknown_seconds)]);
   }
@@ -60,7 +68,7 @@ async function look() {
     at("counts").replaceChildren(...Object.entries(state.counts).map(countLine));
     at("facts").replaceChildren(...facts(state));
     at("best").replaceChildren(...state.best.map(bestLine));
-    put("latest", state.latest);
+    put("latest", state.latest && `Last: ${state.latest}`);
     document.title = `${state.stage} - ${state.study}`;
   } catch {
     put("stage", "The watch has ended; start it again to go on.");

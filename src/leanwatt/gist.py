@@ -1,0 +1,121 @@
+"""The first screen of a report in a few figures: what is saved, what is lost, when it pays, how sure that is."""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from leanwatt.ranking import Entry, Ranking, Ratio, SweetSpot
+from leanwatt.section import Fact
+from leanwatt.verdict import number, percent, short_names
+
+VERDICTS: Final = {
+    "nothing saves": "Nothing saves",
+    "not yet confirmed": "Not yet confirmed",
+    "confirmed": "Confirmed on unseen tickets",
+    "cross-validated": "Cross-validated",
+    "not confirmed": "Not confirmed",
+}
+PROVEN: Final = ("confirmed", "cross-validated")
+MOST_SHARE: Final = 0.9
+"""Of the reference's cost: above it nobody counts in times."""
+KNOWN_BY: Final = {
+    "measured": "measured by hardware counters",
+    "integrated": "from power readings over time",
+    "estimated": "an estimate: no sensor here",
+}
+
+
+def badges(ranking: Ranking) -> tuple[tuple[str, bool], ...]:
+    """How far the answer may be relied on: words for a label, and whether they are good news."""
+    spot = ranking.sweet_spot
+    found = [(VERDICTS[spot.verdict], spot.verdict in PROVEN) if spot else ("No answer", False)]
+    if ranking.protocol != "ranked":
+        found.append(("A first look, not a ranking", False))
+    if ranking.scale.unit == "cpu_seconds":
+        found.append(("No energy sensor: CPU time ranks", False))
+    else:
+        found.append((f"Energy {KNOWN_BY.get(ranking.scale.provenance, ranking.scale.provenance)}", True))
+    return tuple(found)
+
+
+def gist(ranking: Ranking) -> tuple[Fact, ...]:
+    """What a manager reads first; nothing where there is no answer."""
+    spot = ranking.sweet_spot
+    if spot is None:
+        return ()
+    chosen = ranking.entry(spot.label)
+    if spot.label == ranking.reference:
+        return tuple([*_closest(ranking), *_energy(ranking, chosen)])
+    return tuple([*_saved(ranking, spot), *_kept(ranking, chosen), *_paid(ranking, chosen), *_energy(ranking, chosen)])
+
+
+def times_less(ratio: Ratio) -> str:
+    """`2.2 times less`, to two digits; the share where that says more."""
+    if ratio.value > MOST_SHARE:
+        return percent(ratio)
+    factor = float(f"{1 / ratio.value:.2g}")
+    return f"{factor:,.0f} times less" if factor >= 10 else f"{factor:g} times less"
+
+
+def _unit(ranking: Ranking) -> str:
+    return "energy" if ranking.scale.unit == "joules" else "CPU time"
+
+
+def _saved(ranking: Ranking, spot: SweetSpot) -> Iterable[Fact]:
+    ratio = spot.to_reference
+    if ratio is None:
+        return
+    rounds = f"{percent(ratio)} of it; {ratio.rounds} round{'s' if ratio.rounds > 1 else ''}"
+    yield Fact(times_less(ratio), f"{_unit(ranking)} per ticket than the reference", rounds)
+
+
+def _kept(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
+    """Each task's metric, beside the reference's."""
+    reference = ranking.entry(ranking.reference)
+    scores = [
+        f"{task}: {result.metric} {result.quality.value:.3f} against {reference.tasks[task].quality.value:.3f}"
+        for task, result in chosen.tasks.items()
+        if task in reference.tasks
+    ]
+    if chosen.word == "non-inferior":
+        yield Fact("No worse", f"by more than {ranking.margin:g} on any task (95 %)", "; ".join(scores))
+
+
+def _paid(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
+    own, study = chosen.payback_tickets, ranking.searched.payback_tickets
+    all_of_it = f"{_tickets(study)} until the whole study is, with all that was tried" if study else ""
+    if own:
+        yield Fact(_tickets(own), "until making it is paid back", all_of_it)
+    elif study:
+        yield Fact(_tickets(study), "until the whole study is paid back", "making it took no more than the reference")
+
+
+def _tickets(number: float) -> str:
+    """To two digits: a pay-back is never known better."""
+    return f"{float(f'{math.ceil(number):.2g}'):,.0f} tickets"
+
+
+def _energy(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
+    spent = chosen.spending
+    about = "per ticket, recommended" if chosen.label != ranking.reference else "per ticket of the reference"
+    if spent is None or spent.joules is None:
+        yield Fact("Joules unknown", about, "no sensor was read, and no estimate is possible")
+        return
+    band = ""
+    if spent.joules_lower is not None and spent.joules_upper is not None:
+        band = f", {number(spent.joules_lower)} to {number(spent.joules_upper)} J"
+    how = KNOWN_BY.get(ranking.scale.provenance, ranking.scale.provenance)
+    yield Fact(f"{number(spent.joules.value)} J", about, f"{how}{band}")
+
+
+def _closest(ranking: Ranking) -> Iterable[Fact]:
+    """The cheapest that loses nothing, though its saving is not certain."""
+    names = short_names(ranking)
+    for entry in ranking.entries:
+        ratio = entry.to_reference
+        if ratio is not None and ratio.value < 1 and entry.word == "non-inferior" and entry.saves == "cannot tell":
+            value, _, band = percent(ratio).partition(" (")
+            about = f"of the reference's {_unit(ranking)}, perhaps: {names[entry.label]}"
+            note = f"({band} in {ratio.rounds} rounds cannot tell; its quality is no worse"
+            yield Fact(value, about, note)
+            return
