@@ -19,7 +19,10 @@ from typing import Any
 from leanwatt.contracts import WorkerDied
 
 BEAT_SECONDS = 1.0
-IMPORTED = ("leanwatt.jobs", "torch", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama")
+IMPORTED = (
+    *("leanwatt.jobs", "torch"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"),
+)
 """By the process that all others are copies of."""
 GRACE_SECONDS = 10.0
 """For a process that has been told to end, or has said all."""
