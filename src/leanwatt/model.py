@@ -285,14 +285,6 @@ def _move(model: Model, device: str) -> None:
     model.masks = {name: mask.to(device) for name, mask in model.masks.items()}
 
 
-def set_weight(layer: Any, weight: torch.Tensor) -> None:
-    """Give a linear layer another weight, (outputs, inputs), in the dtype that it has."""
-    from transformers.pytorch_utils import Conv1D
-
-    new = weight.t() if isinstance(layer, Conv1D) else weight
-    layer.weight.data = new.to(layer.weight.dtype).contiguous()
-
-
 def cast(module: Any, dtype: torch.dtype) -> Any:
     """Parameters in another dtype, in place. Buffers stay: rotary frequencies in bf16 would be another model."""
     for parameter in module.parameters():

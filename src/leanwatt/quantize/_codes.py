@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from leanwatt.contracts import Outlook
 from leanwatt.errors import RefusedError
-from leanwatt.model import Codes, Model, linears, set_weight
+from leanwatt.model import Codes, Model, linears, weight_of
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +75,9 @@ def nearest_codes(weight: torch.Tensor, bits: int, group: int) -> Codes:
 
 def put_in(model: Model, name: str, layer: Any, codes: Codes) -> None:
     """The layer holds what the codes say, and the model keeps the codes. Raises RefusedError."""
-    set_weight(layer, codes.weight)
-    lowest, highest = layer.weight.data.aminmax()  # One pass; what is not finite shows in them.
+    weight = weight_of(layer)
+    weight.copy_(codes.weight)  # In place: a new tensor would stand in memory beside the pages of the file.
+    lowest, highest = weight.aminmax()  # One pass; what is not finite shows in them.
     if not (lowest.isfinite() and highest.isfinite()):
-        raise RefusedError(f"{name}: quantized, some weights are no finite numbers in {layer.weight.dtype}.")
+        raise RefusedError(f"{name}: quantized, some weights are no finite numbers in {weight.dtype}.")
     model.codes[name] = codes
