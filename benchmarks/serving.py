@@ -14,7 +14,6 @@ import asyncio
 import json
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -30,18 +29,26 @@ from leanwatt.prompt import plain
 from leanwatt.question import Generate, Prompt
 from leanwatt.study import Study
 
+CYCLES = 4
+"""Of all phases: memory is compared after the same phase."""
+
 
 @dataclass
 class Load:
-    """What one phase of the load was like."""
+    """What one phase of the load was like, all cycles together."""
 
-    name: str
+    path: str
+    clients: int
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     lost: int = 0
     mixed: int = 0
     reworded: int = 0
     tokens: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}, {self.clients} client{'s' if self.clients > 1 else ''}"
 
     @property
     def per_second(self) -> float:
@@ -88,10 +95,9 @@ class Asked:
         return str(reply["choices"][0]["text"])
 
 
-async def load(asked: Asked, port: int, clients: int, seconds: float, alone: Sequence[str]) -> Load:
+async def load(asked: Asked, port: int, found: Load, seconds: float, alone: Sequence[str]) -> None:
     """So many clients, each sending its next request when it has its answer."""
-    found = Load(f"{asked.path}, {clients} clients")
-    ends = time.monotonic() + seconds
+    clients, ends = found.clients, time.monotonic() + seconds
 
     async def one(number: int) -> None:
         client, turn = Client(port), number
@@ -112,9 +118,8 @@ async def load(asked: Asked, port: int, clients: int, seconds: float, alone: Seq
 
     begun = time.monotonic()
     await asyncio.gather(*(one(number) for number in range(clients)))
-    found.seconds = time.monotonic() - begun
+    found.seconds += time.monotonic() - begun
     tell(f"{found.name}: {len(found.latencies)} requests in {found.seconds:.0f} s")
-    return found
 
 
 async def each_alone(asked: Asked, port: int) -> list[str]:
@@ -178,21 +183,16 @@ class Server:
         return self.process.communicate(timeout=120)[1]
 
 
-async def watched(server: Server, memory: list[float]) -> None:
-    while True:
-        memory.append(server.memory_mib())
-        await asyncio.sleep(1)
-
-
 async def measured(asked: Sequence[Asked], server: Server, minutes: float, memory: list[float]) -> list[Load]:
-    """One client, then eight, then sixty-four, for each kind of request: equal times."""
-    phases = [(kind, clients) for kind in asked for clients in (1, 8, 64)]
+    """One client, then eight, then sixty-four, for each kind of request, equal times; and the whole again."""
+    phases = [(kind, Load(kind.path, clients)) for kind in asked for clients in (1, 8, 64)]
     tell("each prompt alone")
     alone = {kind.path: await each_alone(kind, server.port) for kind in asked}
-    watch = asyncio.create_task(watched(server, memory))
-    found = [await load(kind, server.port, n, minutes * 60 / len(phases), alone[kind.path]) for kind, n in phases]
-    watch.cancel()
-    return found
+    for _ in range(CYCLES):
+        for kind, found in phases:
+            await load(kind, server.port, found, minutes * 60 / len(phases) / CYCLES, alone[kind.path])
+        memory.append(server.memory_mib())
+    return [found for _, found in phases]
 
 
 def report(found: Sequence[Load], plain_rate: float, memory: Sequence[float], said: str) -> None:
@@ -200,15 +200,13 @@ def report(found: Sequence[Load], plain_rate: float, memory: Sequence[float], sa
     print("|---|---|---|---|---|---|---|---|---|")
     for each in found:
         print(f"| {each.row()} |")
-    rates = {each.name: each.per_second for each in found}
-    ratio = rates["/v1/tickets, 64 clients"] / plain_rate
+    rates = {(each.path, each.clients): each.per_second for each in found}
+    ratio = rates["/v1/tickets", 64] / plain_rate
     print(f"\nOffline, same engine and batch: {plain_rate:.2f} tickets/s; the server at 64 clients: {ratio:.2f} of it.")
-    if "/v1/completions, 1 clients" in rates:
-        speed_up = rates["/v1/completions, 64 clients"] / rates["/v1/completions, 1 clients"]
+    if ("/v1/completions", 1) in rates:
+        speed_up = rates["/v1/completions", 64] / rates["/v1/completions", 1]
         print(f"Generation, 64 clients against one request at a time: {speed_up:.2f} times.")
-    quarter = max(1, len(memory) // 4)
-    first, last = statistics.median(memory[quarter : 2 * quarter] or memory), statistics.median(memory[-quarter:])
-    print(f"Memory of the server: {first:.0f} MiB in the second quarter, {last:.0f} MiB in the last.")
+    print(f"Memory of the server after each cycle of the load: {', '.join(f'{mib:.0f}' for mib in memory)} MiB.")
     print(said.strip().splitlines()[-1])
 
 
