@@ -292,6 +292,7 @@ def test_machines_fill_one_after_the_other_and_blamed_nodes_last(monkeypatch: py
     assert seen.place(running(one), alone=False) == other, "the emptier machine"
     assert seen.place(running(one, other), alone=False) in (two, other)
     assert seen.place(running(one, two, other, other), alone=False) is None
+    assert seen.place(running(one, other, other), alone=False) == two, "a node takes no more than its part"
     seen.is_gone("one")
     assert seen.place([], alone=False) == other
 
