@@ -194,9 +194,8 @@ def pinned(node: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "max_retries": 0}
 
 
-@cache
 def _about() -> tuple[str, str]:
-    """Boot and hardware of this machine: where a Ray worker is, it stays."""
+    """Boot and hardware of this machine."""
     facts = describe()
     return str(facts["boot_id"]), str(facts["id"])
 
