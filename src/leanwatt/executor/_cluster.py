@@ -118,7 +118,7 @@ class Cluster:
             on_host[each.place.domain] += 1
             on_node[each.place.node] += 1
         most = 1 if alone else self.jobs_per_host
-        free = [place for place in there if on_host[place.domain] < most]
+        free = [p for p in there if on_host[p.domain] < most and on_node[p.node] < self._parts(p, alone)]
         order = [(self.blamed[p.node], on_host[p.domain], on_node[p.node], p.node, p) for p in free]
         return min(order)[-1] if order else None
 
@@ -129,9 +129,13 @@ class Cluster:
 
     def resources(self, place: Place, *, alone: bool) -> dict[str, float]:
         """A job takes its part of the node, so that neither our jobs nor others' crowd it."""
-        beside = sum(each.domain == place.domain for each in self._places)
-        parts = 1 if alone else math.ceil(self.jobs_per_host / max(1, beside))
+        parts = self._parts(place, alone)
         return {"num_cpus": _part(place.cpus, parts), "num_gpus": _part(place.gpus, parts)}
+
+    def _parts(self, place: Place, alone: bool) -> int:
+        """Jobs that a node takes at once: those of its machine are shared out among its nodes."""
+        beside = sum(each.domain == place.domain for each in self._places)
+        return 1 if alone else math.ceil(self.jobs_per_host / max(1, beside))
 
     def _weighing(self) -> list[Place]:
         """Nodes of one machine, always the same one: figures of different machines are never compared."""
@@ -190,9 +194,8 @@ def pinned(node: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "max_retries": 0}
 
 
-@cache
 def _about() -> tuple[str, str]:
-    """Boot and hardware of this machine: where a Ray worker is, it stays."""
+    """Boot and hardware of this machine."""
     facts = describe()
     return str(facts["boot_id"]), str(facts["id"])
 
