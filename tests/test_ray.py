@@ -240,8 +240,9 @@ def test_a_study_with_a_node_killed_in_mid_trial_ends_with_the_records_of_a_loca
     assert found == told(here.store.records())
     assert {record.job for record in again.values()} == {"make", "grade", "weigh"}
     assert [r.attempt for r in again.values() if r.job == "make"] == [1]
-    for record in again.values():
-        assert there.store.rows(record) == here.store.rows(record), "predictions are the same, one by one"
+    for name, record in again.items():
+        rows = here.store.rows(here.store.get(name))
+        assert there.store.rows(record) == rows, "predictions are the same, one by one"
     assert not list(folder.iterdir())
     assert "raylet" not in "".join(capfd.readouterr()).lower(), "the last words of a node are not for the screen"
     cluster.add_node(num_cpus=1)
