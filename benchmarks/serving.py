@@ -40,6 +40,8 @@ class Load:
     path: str
     clients: int
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of the clients: what the server's machine lacked."""
     latencies: list[float] = field(default_factory=list)
     lost: int = 0
     mixed: int = 0
@@ -116,9 +118,10 @@ async def load(asked: Asked, port: int, found: Load, seconds: float, alone: Sequ
                 found.mixed += gist in alone
                 found.reworded += gist not in alone
 
-    begun = time.monotonic()
+    begun, used = time.monotonic(), time.process_time()
     await asyncio.gather(*(one(number) for number in range(clients)))
     found.seconds += time.monotonic() - begun
+    found.cpu_seconds += time.process_time() - used
     tell(f"{found.name}: {len(found.latencies)} requests in {found.seconds:.0f} s")
 
 
@@ -203,6 +206,8 @@ def report(found: Sequence[Load], plain_rate: float, memory: Sequence[float], sa
     rates = {(each.path, each.clients): each.per_second for each in found}
     ratio = rates["/v1/tickets", 64] / plain_rate
     print(f"\nOffline, same engine and batch: {plain_rate:.2f} tickets/s; the server at 64 clients: {ratio:.2f} of it.")
+    [most] = [each for each in found if (each.path, each.clients) == ("/v1/tickets", 64)]
+    print(f"The 64 clients themselves took {most.cpu_seconds:.1f} CPU-seconds of these {most.seconds:.0f} s.")
     if ("/v1/completions", 1) in rates:
         speed_up = rates["/v1/completions", 64] / rates["/v1/completions", 1]
         print(f"Generation, 64 clients against one request at a time: {speed_up:.2f} times.")

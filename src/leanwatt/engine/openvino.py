@@ -25,6 +25,9 @@ from leanwatt.engine._weights import Ran, facts
 from leanwatt.errors import RefusedError
 from leanwatt.prompt import Encoder
 
+SHAPES_KEPT = 128
+"""For which prepared kernels are kept: OpenVINO's 5000 let a server grow by hundreds of megabytes, no faster for it."""
+
 
 @final
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Openvino(Engine):
             "KV_CACHE_PRECISION": kind,
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
+            "CPU_RUNTIME_CACHE_CAPACITY": SHAPES_KEPT,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": graph.ROUNDED if self.activations == "int8" else 0,
         }
 
