@@ -33,8 +33,8 @@ VALUES_KEPT = 34
 """Per token, block and unit of width, for the way back (Korthikanti et al., 2022, arXiv:2205.05198)."""
 TOKENS_PER_WORD = 2.0
 """Rough; plans are in words, since a base that is not there yet has no tokenizer."""
-SECONDS_PER_START = 5.0
-"""A fresh process with torch."""
+SECONDS_PER_START = 1.0
+"""A process of its own that reads its data and opens its model."""
 
 
 @dataclass(frozen=True)
