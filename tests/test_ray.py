@@ -75,14 +75,12 @@ def until(is_so: Callable[[], Any]) -> Any:
 
 
 def node_of(cluster: Any, pid: int) -> Any:
-    """The node that a process of a job runs on: its grandparent is the node's raylet."""
-
-    def parent(of: int) -> int:
-        return int(Path(f"/proc/{of}/stat").read_text().rpartition(")")[2].split()[1])
-
-    raylet = parent(parent(pid))
-    [node] = [n for n in cluster.worker_nodes if n.all_processes["raylet"][0].process.pid == raylet]
-    return node
+    """The node that a process of a job runs on: its raylet is among the process's forebears."""
+    raylets = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+    while pid not in raylets:
+        assert pid > 1, "the process belongs to none of the nodes"
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return raylets[pid]
 
 
 def test_every_job_has_a_process_of_its_own_without_ray_in_the_folder_of_the_driver(two: Ray) -> None:
