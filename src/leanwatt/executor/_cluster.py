@@ -235,7 +235,8 @@ def on_node(job: Callable[[Any], Any], item: Any, lease: Lease, office: Any) -> 
     try:
         while not ray.get(office.take.remote(domain, lease.holder, lease.share)):
             time.sleep(ASK_SECONDS)
-        outcome = outcome_of(_There(lease, job), item, beat)
+        # From nothing: a node that is killed must take its jobs along, and they stand close to it so.
+        outcome = outcome_of(_There(lease, job), item, beat, is_copied=False)
     except (_LeaseLostError, ray.exceptions.RayActorError):
         return WorkerDied(item, "the lease of its machine was lost, and the job was ended", True, describe())
     finally:

@@ -38,9 +38,9 @@ class Raised:
     error: BaseException
 
 
-def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None) -> Any:
-    """What the job gives, Raised or WorkerDied."""
-    context = _context()
+def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None, *, is_copied: bool = True) -> Any:
+    """What the job gives, Raised or WorkerDied. Its process starts from nothing where it `is_copied` from none."""
+    context = _context() if is_copied else multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(send, job, item, dict(os.environ)), daemon=True)
     _start(worker)
