@@ -195,7 +195,7 @@ def a_study(folder: Path, base: Path, tickets: Path, **changes: Any) -> Flow:
 
 def told(records: list[Record]) -> dict[str, Any]:
     """What must not depend on where a job ran."""
-    passing = ("wall_seconds", "option_agreement")
+    passing = ("wall_seconds", "option_agreement", "flags")
     return {
         record.id: (
             record.job,
