@@ -28,8 +28,13 @@ class Account:
     """None where no stage's energy is known."""
     watts: float | None
     """Mean over all stages whose energy is known."""
-    trials: int
-    """Tried at any fidelity, failures included; of baselines too."""
+    tried: frozenset[str]
+    """Trials, at any fidelity, failures included; of baselines too."""
+
+    @property
+    def trials(self) -> int:
+        """How many were tried."""
+        return len(self.tried)
 
     def charged(self) -> dict[str, float]:
         """By the keys of a study's `budget`; what is unknown is absent."""
@@ -52,7 +57,7 @@ def account(records: Sequence[Record]) -> Account:
         seconds=seconds,
         joules=None if watts is None else joules + watts * max(0.0, seconds - measured),
         watts=watts,
-        trials=len({record.trial.id for record in records if record.job in TRIED}),
+        tried=frozenset(record.trial.id for record in records if record.job in TRIED),
     )
 
 

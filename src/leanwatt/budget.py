@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from leanwatt.account import TRIED, WALL, account
+from leanwatt.account import WALL, account
 from leanwatt.bill import JOULES_PER_KWH, SECONDS_PER_HOUR
 from leanwatt.errors import StudyError
 from leanwatt.plan import SECONDS_PER_START, Needs
@@ -33,14 +33,13 @@ class Budget:
         if not limits:
             return None
         seconds = Forecast(self.needs, records).seconds([*begun, trial])
-        tried = {record.trial.id for record in records if record.job in TRIED}
         if "kwh" in limits and spent.joules is None and spent.seconds > 0:
             raise StudyError(
                 f"budget.kwh: no stage so far has a figure in joules (meter {self.study.meter}), so a budget in kWh "
                 "cannot be kept. Use `hours` or `trials`, or `meter: estimate`."
             )
         after = {
-            "trials": float(len(tried | {each.id for each in (*begun, trial)})),
+            "trials": float(len(spent.tried | {each.id for each in (*begun, trial)})),
             "hours": (spent.seconds + seconds) / SECONDS_PER_HOUR,
             "kwh": ((spent.joules or 0.0) + (spent.watts or 0.0) * seconds) / JOULES_PER_KWH,
         }

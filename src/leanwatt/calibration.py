@@ -167,6 +167,7 @@ def walk(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Visit
 
 
 def _visits(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Visit]:
+    _give_memory_back()
     stack, layers = blocks(model.module), linears(model.module)
     with context.stage(CALIBRATE):
         batches = [_entering(model, part, stack) for part in _parts(on)]
@@ -199,7 +200,6 @@ def stages(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[Sta
     What the visitor changes in them is in force for all that comes after, in the same block too: the "true sequential"
     order of GPTQ's code. Each batch goes through the model once.
     """
-    _give_memory_back()
     groups = _same_input(model, on[0])
     for visit in _visits(model, on, context):
         yield from _halting(visit, [group for group in groups if visit.layers.keys() & group.keys()])

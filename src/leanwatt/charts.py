@@ -213,7 +213,9 @@ def weights(ranking: Ranking, task: str = "") -> dict[str, Plot]:
     layout["xaxis"] |= {"range": [0, 1]}
     ends = [(each.begin, 1.0 if each.end is None else each.end) for each in ranking.winner_by_weight]
     said = _reign(ranking, ranking.winner_by_weight, "w")
-    return {"": {"data": data, "layout": layout, "about": said, "strip": _strip(ranking, ends, weighed=True)}}
+    return {
+        "": {"data": data, "layout": layout, "about": said, "strip": _strip(ranking, ranking.winner_by_weight, ends)}
+    }
 
 
 def _winners(segments: Sequence[Segment]) -> dict[str, str]:
@@ -243,9 +245,8 @@ def _reign(ranking: Ranking, segments: Sequence[Segment], what: str) -> str:
     return "; ".join(f"from {what} {number(each.begin)}: {names[each.label]}" for each in segments)
 
 
-def _strip(ranking: Ranking, ends: Sequence[tuple[float, float]], *, weighed: bool) -> list[Plot]:
+def _strip(ranking: Ranking, segments: Sequence[Segment], ends: Sequence[tuple[float, float]]) -> list[Plot]:
     """Bands with the winner's name and number, from 0 to 1 along the axis."""
-    segments = ranking.winner_by_weight if weighed else ranking.winner_by_price
     names, colours = short_names(ranking), _winners(segments)
     places = {entry.label: place for place, entry in enumerate(ranking.entries, 1)}
     return [
@@ -262,20 +263,21 @@ def _strip(ranking: Ranking, ends: Sequence[tuple[float, float]], *, weighed: bo
 
 def prices(ranking: Ranking, task: str = "") -> dict[str, Plot]:
     """Who is cheapest in all, over the price of a wrong answer, on a logarithmic axis."""
-    inner = [each.begin for each in ranking.winner_by_price if each.begin > 0]
+    segments = ranking.winner_by_price
+    inner = [each.begin for each in segments if each.begin > 0]
     if not inner:
         return {}
     low, high = math.log10(min(inner)) - 1, math.log10(max(inner)) + 1
     marks = [0.0, *((math.log10(each) - low) / (high - low) for each in inner), 1.0]
     unit = "kWh" if ranking.scale.unit == "joules" else "CPU-hours"
     layout = _layout(f"price of a wrong answer, {unit} (log scale)", "") | {"height": 128}
-    shown = [str(f"{each:.1g}") for each in inner]
+    shown = [f"{each:.1g}" for each in inner]
     layout["xaxis"] |= {"range": [0, 1], "tickvals": marks[1:-1], "ticktext": shown}
     layout["yaxis"] |= {"visible": False, "range": [0, 1]}
     ends = list(pairwise(marks))
-    said = _reign(ranking, ranking.winner_by_price, unit)
+    said = _reign(ranking, segments, unit)
     data = [{"type": "scatter", "x": [0, 1], "y": [0, 0], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}]
-    return {"": {"data": data, "layout": layout, "about": said, "strip": _strip(ranking, ends, weighed=False)}}
+    return {"": {"data": data, "layout": layout, "about": said, "strip": _strip(ranking, segments, ends)}}
 
 
 def risks(ranking: Ranking, task: str) -> dict[str, Plot]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from leanwatt.ranking import Entry, Ranking, Ratio, SweetSpot
 from leanwatt.section import Fact
-from leanwatt.verdict import number, percent, short_names
+from leanwatt.verdict import number, percent, short_names, unit_words
 
 VERDICTS: Final = {
     "nothing saves": "Nothing saves",
@@ -57,16 +57,12 @@ def times_less(ratio: Ratio) -> str:
     return f"{factor:,.0f} times less" if factor >= 10 else f"{factor:g} times less"
 
 
-def _unit(ranking: Ranking) -> str:
-    return "energy" if ranking.scale.unit == "joules" else "CPU time"
-
-
 def _saved(ranking: Ranking, spot: SweetSpot) -> Iterable[Fact]:
     ratio = spot.to_reference
     if ratio is None:
         return
     rounds = f"{percent(ratio)} of it; {ratio.rounds} round{'s' if ratio.rounds > 1 else ''}"
-    yield Fact(times_less(ratio), f"{_unit(ranking)} per ticket than the reference", rounds)
+    yield Fact(times_less(ratio), f"{unit_words(ranking)} per ticket than the reference", rounds)
 
 
 def _kept(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
@@ -115,7 +111,7 @@ def _closest(ranking: Ranking) -> Iterable[Fact]:
         ratio = entry.to_reference
         if ratio is not None and ratio.value < 1 and entry.word == "non-inferior" and entry.saves == "cannot tell":
             value, _, band = percent(ratio).partition(" (")
-            about = f"of the reference's {_unit(ranking)}, perhaps: {names[entry.label]}"
+            about = f"of the reference's {unit_words(ranking)}, perhaps: {names[entry.label]}"
             note = f"({band} in {ratio.rounds} rounds cannot tell; its quality is no worse"
             yield Fact(value, about, note)
             return

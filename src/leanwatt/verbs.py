@@ -271,11 +271,12 @@ def ask(study: Study | str | Path, ticket: str, out: str | Path | None = None, v
 def _artifact(study: Study, out: str | Path | None, trial: Trial) -> Path:
     store = store_of(study, out)
     made = [r for r in store.records() if r.job == "grade" and r.trial.id == trial.id and r.artifact]
-    if made and not (store.folder / str(made[-1].artifact)).is_dir() and (mirror := _mirror(study)) is not None:
-        mirror.bring(store.folder / str(made[-1].artifact))
-    if not made or not (store.folder / str(made[-1].artifact)).is_dir():
+    folder = store.folder / str(made[-1].artifact) if made else None
+    if folder is not None and not folder.is_dir() and (mirror := _mirror(study)) is not None:
+        mirror.bring(folder)
+    if folder is None or not folder.is_dir():
         raise StudyError(f"The model of '{trial.label}' is no longer in {store.folder}; run the study again.")
-    return store.folder / str(made[-1].artifact)
+    return folder
 
 
 def methods(room: str | None = None) -> dict[str, dict[str, Any]]:

@@ -47,11 +47,12 @@ def _beaten(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
         scores = "; ".join(_against_reference(ranking, entry, task) for task in entry.tasks)
         yield (
             f"Use {entry.label}: on the test split it is non-inferior to the reference ({scores}) at "
-            f"{percent(entry.to_reference)} of its {_unit(ranking)} per ticket; validation alone could not tell."
+            f"{percent(entry.to_reference)} of its {unit_words(ranking)} per ticket; validation alone could not tell."
         )
 
 
-def _unit(ranking: Ranking) -> str:
+def unit_words(ranking: Ranking) -> str:
+    """What is ranked by: `energy` or `CPU time`."""
     return "energy" if ranking.scale.unit == "joules" else "CPU time"
 
 
@@ -97,7 +98,7 @@ def _rounds_hint(ranking: Ranking) -> str:
         if ratio is None or ratio.value >= 1 or entry.word != "non-inferior" or entry.saves != "cannot tell":
             continue
         said = f"{short_names(ranking)[entry.label]} loses no more than {ranking.margin:g}"
-        took = f"{said} and took {percent(ratio)} of the reference's {_unit(ranking)}"
+        took = f"{said} and took {percent(ratio)} of the reference's {unit_words(ranking)}"
         return f" {took}, which is not certain: {_would_tell(ratio)}."
     return ""
 
@@ -127,7 +128,7 @@ def _use(ranking: Ranking, spot: SweetSpot) -> str:
 
 
 def _against(spot: SweetSpot, ranking: Ranking) -> str:
-    unit = _unit(ranking)
+    unit = unit_words(ranking)
     said = []
     if spot.to_uncompressed is not None and spot.uncompressed != ranking.reference:
         said.append(

@@ -17,7 +17,7 @@ from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, Asking
 from leanwatt.engine._weights import BYTES, Ran, facts, safetensors, sizes
 from leanwatt.errors import RefusedError
-from leanwatt.model import Model, cast, linears, load
+from leanwatt.model import Model, accelerator, cast, linears, load
 from leanwatt.prompt import Encoder
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -41,7 +41,7 @@ class Transformers(Engine):
         import torch
 
         dtype: Any = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}[self.compute]
-        device = _device()
+        device = accelerator()
         if self.devices == "all":
             model = load(artifact, device_map="auto", dtype=dtype)
         else:
@@ -53,12 +53,6 @@ class Transformers(Engine):
         encoder = Encoder(model.tokenizer, model.context)
         told = _facts(model, artifact, skipped) | ({"devices": _placed(model.module)} if self.devices == "all" else {})
         yield Asking(_Torch(model.module, device), encoder, batch, told)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _placed(module: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 WHOLE = 1.0
 LEASE_SECONDS = 20.0
@@ -60,12 +60,10 @@ class Leases:
 
     def keep(self, domain: str, holder: str, share: float) -> bool:
         """Say that a share is still used; False where it has run out, and somebody may measure there by now."""
-        found, until = self._swept(domain), self._clock() + LEASE_SECONDS
-        if holder not in found.held:
-            if self._clock() >= self._blind_until:
-                return False
-            found.held[holder] = Held(share, until)
-        found.held[holder] = replace(found.held[holder], until=until)
+        found, now = self._swept(domain), self._clock()
+        if holder not in found.held and now >= self._blind_until:
+            return False
+        found.held[holder] = Held(share, now + LEASE_SECONDS)
         return True
 
     def give(self, holder: str) -> None:

@@ -20,8 +20,10 @@ from leanwatt.contracts import WorkerDied
 
 BEAT_SECONDS = 1.0
 IMPORTED = (
-    *("leanwatt.jobs", "torch"),
-    *("transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"),
+    "leanwatt.jobs",
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
 )
 """By the process that all others are copies of."""
 GRACE_SECONDS = 10.0
