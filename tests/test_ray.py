@@ -201,12 +201,19 @@ def told(records: list[Record]) -> dict[str, Any]:
             record.job,
             record.trial.label,
             record.status,
-            record.metrics,
+            rounded(record.metrics),
             record.artifact,
-            {key: value for key, value in record.facts.items() if key not in passing},
+            rounded({key: value for key, value in record.facts.items() if key not in passing}),
         )
         for record in records
     }
+
+
+def rounded(tree: Any) -> Any:
+    """Sums of floats depend on the number of threads."""
+    if isinstance(tree, dict):
+        return {key: rounded(value) for key, value in tree.items()}
+    return round(tree, 5) if isinstance(tree, float) else tree
 
 
 def test_a_study_with_a_node_killed_in_mid_trial_ends_with_the_records_of_a_local_one(
