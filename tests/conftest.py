@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("LEANWATT_QUIET", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # Tensors are tiny, and several tests run at once.
 # A shell's job in the background ignores Ctrl-C, and so would what tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -135,9 +136,12 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium: the one that LEANWATT_CHROMIUM names, or `chromium` or `chromium-browser` on the PATH."""
+    """Chromium: the one that LEANWATT_CHROMIUM names, or `chromium` or `chromium-browser` on the PATH.
+
+    While it is there its event loop runs in this thread: modules that run loops of their own come after it.
+    """
     from playwright.sync_api import sync_playwright
 
     path = chromium()

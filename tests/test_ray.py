@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -422,9 +422,9 @@ class Office:
 
 @pytest.fixture
 def office(monkeypatch: pytest.MonkeyPatch) -> Office:
-    """And a main file that a node may hide, and ray.get that only gives."""
+    """And a main module without a file, as a node makes it, and ray.get that only gives."""
     monkeypatch.setattr(ray, "get", lambda answer: answer)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", getattr(sys.modules["__main__"], "__file__", ""), False)
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     return Office(Leases())
 
 

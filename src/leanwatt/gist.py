@@ -6,7 +6,7 @@ from typing import Final
 
 from leanwatt.ranking import Entry, Ranking, Ratio, SweetSpot
 from leanwatt.section import Fact
-from leanwatt.verdict import number, percent, short_names, unit_words
+from leanwatt.verdict import number, percent, round_up, short_names, unit_words
 
 VERDICTS: Final = {
     "nothing saves": "Nothing saves",
@@ -87,8 +87,7 @@ def _paid(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:
 
 
 def _tickets(number: float) -> str:
-    """To two digits: a pay-back is never known better."""
-    return f"{float(f'{math.ceil(number):.2g}'):,.0f} tickets"
+    return f"{round_up(math.ceil(number)):,} tickets"
 
 
 def _energy(ranking: Ranking, chosen: Entry) -> Iterable[Fact]:

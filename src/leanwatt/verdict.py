@@ -115,7 +115,7 @@ def _examples_hint(entries: Sequence[Entry]) -> str:
     needed = [loss.examples_needed for entry in entries for loss in _losses(entry) if loss.examples_needed]
     if not needed:
         return ""
-    return f" For {len(entries)} of them it cannot be told; about {_round_up(min(needed))} validation examples would."
+    return f" For {len(entries)} of them it cannot be told; about {round_up(min(needed))} validation examples would."
 
 
 def _losses(entry: Entry) -> Iterable[Loss]:
@@ -171,7 +171,7 @@ def _ties(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
 def _pays(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
     tickets = ranking.entry(spot.label).payback_tickets
     if spot.label != ranking.reference and tickets:
-        yield f"It pays for itself after {_round_up(math.ceil(tickets)):,} tickets."
+        yield f"It pays for itself after {round_up(math.ceil(tickets)):,} tickets."
 
 
 def _best_model(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
@@ -188,8 +188,8 @@ def _single_tasks(ranking: Ranking) -> Iterable[str]:
             yield f"For {task} alone, use {label}: it is non-inferior to the reference there, and the cheapest."
 
 
-def _round_up(number: int) -> int:
-    """To two digits: a number of examples is never known better."""
+def round_up(number: int) -> int:
+    """To two digits: a number of examples or of tickets is never known better."""
     size = int(10 ** max(0, len(str(number)) - 2))
     return math.ceil(number / size) * size
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,24 +44,22 @@ def test_unknown_names_say_what_there_is() -> None:
         catalog.build(Choice("prune", "width"))
 
 
-def test_a_new_method_is_one_file() -> None:
-    from pathlib import Path
-
+def test_a_new_method_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder beside the room, so that tests in other processes do not see it."""
     import leanwatt.prune
+    from leanwatt.recipe import Choice
 
-    file = Path(leanwatt.prune.__path__[0]) / "demonstration.py"
-    file.write_text(
+    monkeypatch.setattr(leanwatt.prune, "__path__", [*leanwatt.prune.__path__, str(tmp_path)])
+    (tmp_path / "demonstration.py").write_text(
         '"""A pruner that keeps everything: only for this test."""\n'
         "from dataclasses import dataclass\nfrom typing import final\n"
         "from leanwatt.contracts import Step\n\n@final\n@dataclass(frozen=True)\nclass Demonstration(Step):\n"
         "    share: float = 0.5\n    def apply(self, model, context):\n        return model\n"
     )
     try:
-        from leanwatt.recipe import Choice
-
         assert catalog.build(Choice("prune", "demonstration", {"share": 0.25})).share == 0.25
     finally:
-        file.unlink()
+        sys.modules.pop("leanwatt.prune.demonstration", None)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
