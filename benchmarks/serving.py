@@ -5,6 +5,8 @@
 Prints a Markdown table. A finished study is needed. Every prompt is first asked alone; what many clients get at once is
 compared with that: another prompt's answer is a mixed-up one; another wording of one's own is counted apart (16-bit
 sums depend on the batch). Clients run in this process and share the machine's cores with the server, which costs it.
+The same engine without a server is timed right before and right after each phase that is compared with it: a host's
+speed changes within minutes.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from leanwatt import catalog, verbs
@@ -31,6 +35,8 @@ from leanwatt.study import Study
 
 CYCLES = 4
 """Of all phases: memory is compared after the same phase."""
+COMPARED = ("/v1/tickets", 64)
+"""The load that is compared with the engine alone."""
 
 
 @dataclass
@@ -151,16 +157,21 @@ def kinds(offer: Offer, texts: Sequence[str]) -> list[Asked]:
     return found
 
 
-def offline(offer: Offer, texts: Sequence[str], batch: int, seconds: float) -> float:
-    """Tickets a second of the same engine at the same batch, without a server."""
+@contextmanager
+def offline(offer: Offer, texts: Sequence[str], batch: int) -> Iterator[Callable[[float], float]]:
+    """Tickets a second of the same engine at the same batch, without a server, timed for so many seconds."""
     questions = [question for text in texts for question in offer.form.about(text).values()]
     with catalog.build(offer.trial.engine).open(offer.artifact, batch) as session:
         session.answer(questions)
-        begun, done = time.monotonic(), 0
-        while time.monotonic() - begun < seconds:
-            session.answer(questions)
-            done += len(texts)
-        return done / (time.monotonic() - begun)
+
+        def rate(seconds: float) -> float:
+            begun, done = time.monotonic(), 0
+            while time.monotonic() - begun < seconds:
+                session.answer(questions)
+                done += len(texts)
+            return done / (time.monotonic() - begun)
+
+        yield rate
 
 
 class Server:
@@ -186,32 +197,56 @@ class Server:
         return self.process.communicate(timeout=120)[1]
 
 
-async def measured(asked: Sequence[Asked], server: Server, minutes: float, memory: list[float]) -> list[Load]:
+@dataclass(frozen=True)
+class Course:
+    """What all cycles found."""
+
+    loads: list[Load]
+    memory_mib: list[float] = field(default_factory=list)
+    """Of the server after each cycle."""
+    shares: list[float] = field(default_factory=list)
+    """Of each cycle: tickets a second at 64 clients, over those of the engine alone before and after them."""
+    plain_rates: list[float] = field(default_factory=list)
+
+
+async def measured(
+    asked: Sequence[Asked], server: Server, minutes: float, plain_rate: Callable[[float], float]
+) -> Course:
     """One client, then eight, then sixty-four, for each kind of request, equal times; and the whole again."""
     phases = [(kind, Load(kind.path, clients)) for kind in asked for clients in (1, 8, 64)]
+    seconds = minutes * 60 / len(phases) / CYCLES
+    course = Course([found for _, found in phases])
     tell("each prompt alone")
     alone = {kind.path: await each_alone(kind, server.port) for kind in asked}
     for _ in range(CYCLES):
         for kind, found in phases:
-            await load(kind, server.port, found, minutes * 60 / len(phases) / CYCLES, alone[kind.path])
-        memory.append(server.memory_mib())
-    return [found for _, found in phases]
+            if (kind.path, found.clients) != COMPARED:
+                await load(kind, server.port, found, seconds, alone[kind.path])
+                continue
+            before, answered, took = plain_rate(seconds / 2), len(found.latencies), found.seconds
+            await load(kind, server.port, found, seconds, alone[kind.path])
+            plain = (before + plain_rate(seconds / 2)) / 2
+            course.plain_rates.append(plain)
+            course.shares.append((len(found.latencies) - answered) / (found.seconds - took) / plain)
+        course.memory_mib.append(server.memory_mib())
+    return course
 
 
-def report(found: Sequence[Load], plain_rate: float, memory: Sequence[float], said: str) -> None:
+def report(course: Course, said: str) -> None:
     print("| load | requests | lost | mixed up | reworded | requests/s | tokens/s | p50 s | p95 s |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for each in found:
+    for each in course.loads:
         print(f"| {each.row()} |")
-    rates = {(each.path, each.clients): each.per_second for each in found}
-    ratio = rates["/v1/tickets", 64] / plain_rate
-    print(f"\nOffline, same engine and batch: {plain_rate:.2f} tickets/s; the server at 64 clients: {ratio:.2f} of it.")
-    [most] = [each for each in found if (each.path, each.clients) == ("/v1/tickets", 64)]
+    rates = {(each.path, each.clients): each.per_second for each in course.loads}
+    each_share = ", ".join(f"{share:.2f}" for share in course.shares)
+    print(f"\nOffline, same engine and batch: {fmean(course.plain_rates):.2f} tickets/s.")
+    print(f"The server at 64 clients: {fmean(course.shares):.2f} of it (in each cycle: {each_share}).")
+    [most] = [each for each in course.loads if (each.path, each.clients) == COMPARED]
     print(f"The 64 clients themselves took {most.cpu_seconds:.1f} CPU-seconds of these {most.seconds:.0f} s.")
     if ("/v1/completions", 1) in rates:
         speed_up = rates["/v1/completions", 64] / rates["/v1/completions", 1]
         print(f"Generation, 64 clients against one request at a time: {speed_up:.2f} times.")
-    print(f"Memory of the server after each cycle of the load: {', '.join(f'{mib:.0f}' for mib in memory)} MiB.")
+    print(f"Memory of the server after each cycle: {', '.join(f'{mib:.0f}' for mib in course.memory_mib)} MiB.")
     print(said.strip().splitlines()[-1])
 
 
@@ -226,19 +261,18 @@ def main() -> None:
     given = reader.parse_args()
     offer = verbs.offer(given.study, given.out, given.variant)
     texts = tickets(Study.read(Path(given.study)), given.prompts)
-    asked, machine, window = kinds(offer, texts), describe(), min(30.0, given.minutes * 6)
+    asked, machine = kinds(offer, texts), describe()
     print(f"{offer.trial.label}, served at batch {given.batch}; {len(texts)} distinct tickets; {machine['utc'][:10]}")
     print(f"{machine['cpu_model']}, {machine['usable_cpus']} CPUs; {machine['versions']}\n")
     options = [("--out", given.out), ("--variant", given.variant), ("--batch", str(given.batch))]
-    tell("offline")
-    before = offline(offer, texts, given.batch, window)
     tell("starting the server")
-    server, memory = Server([given.study, *(w for pair in options if pair[1] for w in pair)]), list[float]()
+    server = Server([given.study, *(w for pair in options if pair[1] for w in pair)])
     try:
-        found = asyncio.run(measured(asked, server, given.minutes, memory))
+        with offline(offer, texts, given.batch) as plain_rate:
+            course = asyncio.run(measured(asked, server, given.minutes, plain_rate))
     finally:
         said = server.stop()
-    report(found, (before + offline(offer, texts, given.batch, window)) / 2, memory, said)
+    report(course, said)
 
 
 if __name__ == "__main__":
