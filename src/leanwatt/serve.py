@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,10 @@ from leanwatt.pace import Pace
 from leanwatt.promise import Books
 from leanwatt.routes import Desk, application
 from leanwatt.serving import LOOPBACK, Settings
+
+TURN_SECONDS = 0.02
+"""How long one Python thread goes on while another waits. By default 5 ms, which cuts the engine's thread into pieces
+while it makes a batch ready, and leaves the cores idle meanwhile (benchmarks/RESULTS.md, "Serving under load")."""
 
 
 def open_to(settings: Settings) -> Keys | None:
@@ -75,7 +80,7 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
         listening.listen(config.backlog)  # From here on, who connects is served.
         host, port = listening.getsockname()[:2]
         told(f"Serving {offer.trial.label} as '{offer.name}' on http://{f'[{host}]' if ':' in host else host}:{port}/")
-        with _ended_by_signals(server):
+        with _ended_by_signals(server), _long_turns():
             server.run(sockets=[listening])
         told(f"Stopped. Accepted {batcher.accepted} requests, and answered {batcher.answered}.")
 
@@ -94,6 +99,16 @@ def _listening(settings: Settings) -> socket.socket:
             "Choose another --port or --host."
         ) from error
     return listening
+
+
+@contextmanager
+def _long_turns() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextmanager
