@@ -238,12 +238,14 @@ def errors(bench: Bench, weights: str) -> None:
     with torch.inference_mode(), inputs_of(layers) as latest:
         logits, x = model.module(ids).logits, dict(latest)
         dense = {name: weight_of(layer).clone() for name, layer in layers.items()}
-        for name, layer in layers.items():
-            weight_of(layer).copy_(changed[f"{name}.weight"])
-        found = {"logit_error": _relative(model.module(ids).logits, logits)}
+        norms = {name: value.clone() for name, value in model.module.named_parameters() if value.ndim == 1}
+        model.module.load_state_dict(changed, strict=False)
+        scaled = any(not torch.equal(changed[name], value) for name, value in norms.items())
+        found: dict[str, float | None] = {"logit_error": _relative(model.module(ids).logits, logits)}
         pairs = {name: (dense[name], weight_of(layer)) for name, layer in layers.items()}
         found["layer_error"] = _mean(_relative(latest[n] @ new.t(), x[n] @ old.t()) for n, (old, new) in pairs.items())
-        found["weights_error"] = _mean(_relative(x[n] @ new.t(), x[n] @ old.t()) for n, (old, new) in pairs.items())
+        alone = None if scaled else _mean(_relative(x[n] @ new.t(), x[n] @ old.t()) for n, (old, new) in pairs.items())
+        found["weights_error"] = alone  # Scales that moved into a norm leave weights that mean nothing beside the old.
     found["zeros"] = _mean(float((new == 0).float().mean()) for _, new in pairs.values())
     print("RESULT", json.dumps(found))
 
@@ -269,7 +271,8 @@ def table(bench: Bench, which: Iterator[tuple[str, str, str]]) -> str:
             lines.append(f"| {method} | {tool} | failed: `{row['note']}` |" + " |" * 6)
             continue
         spent = f"{row['seconds']:.1f} | {row['cpu_seconds']:.1f} | {row['peak_bytes'] / 1e6:.0f}"
-        lost = " | ".join(f"{row[name]:.4f}" for name in ("layer_error", "weights_error", "logit_error"))
+        errors_found = (row[name] for name in ("layer_error", "weights_error", "logit_error"))
+        lost = " | ".join("-" if each is None else f"{each:.4f}" for each in errors_found)
         lines.append(f"| {method} | {tool} | {spent} | {row['zeros']:.1%} | {lost} |")
     return "\n".join(lines)
 
