@@ -32,7 +32,7 @@ from leanwatt.promise import Books
 from leanwatt.prompt import Encoder
 from leanwatt.question import Prompt
 from leanwatt.routes import Desk, application
-from leanwatt.serve import open_to, opened
+from leanwatt.serve import TURN_SECONDS, long_turns, open_to, opened
 from leanwatt.serving import Settings
 
 TICKET = {"ticket": "site A power lost"}
@@ -541,3 +541,10 @@ def test_sigterm_under_load_loses_no_accepted_request(folder: Path, tmp_path: Pa
     assert set(replies) == {200}
     assert len(replies) == int(accepted) == int(answered) >= 30
     assert "Traceback" not in said
+
+
+def test_threads_have_longer_turns_only_while_it_serves() -> None:
+    before = sys.getswitchinterval()
+    with long_turns():
+        assert sys.getswitchinterval() == pytest.approx(TURN_SECONDS)
+    assert sys.getswitchinterval() == before

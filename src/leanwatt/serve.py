@@ -80,7 +80,7 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
         listening.listen(config.backlog)  # From here on, who connects is served.
         host, port = listening.getsockname()[:2]
         told(f"Serving {offer.trial.label} as '{offer.name}' on http://{f'[{host}]' if ':' in host else host}:{port}/")
-        with _ended_by_signals(server), _long_turns():
+        with _ended_by_signals(server), long_turns():
             server.run(sockets=[listening])
         told(f"Stopped. Accepted {batcher.accepted} requests, and answered {batcher.answered}.")
 
@@ -102,7 +102,8 @@ def _listening(settings: Settings) -> socket.socket:
 
 
 @contextmanager
-def _long_turns() -> Iterator[None]:
+def long_turns() -> Iterator[None]:
+    """`TURN_SECONDS` for all threads of this process, while the context lasts."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(TURN_SECONDS)
     try:
