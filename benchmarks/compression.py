@@ -238,14 +238,16 @@ def errors(bench: Bench, weights: str) -> None:
     with torch.inference_mode(), inputs_of(layers) as latest:
         logits, x = model.module(ids).logits, dict(latest)
         dense = {name: weight_of(layer).clone() for name, layer in layers.items()}
-        norms = {name: value.clone() for name, value in model.module.named_parameters() if value.ndim == 1}
+        norms = [(name, value) for name, value in model.module.named_parameters() if value.ndim == 1]
+        is_scaled = any(not torch.equal(changed[name], value) for name, value in norms)
         model.module.load_state_dict(changed, strict=False)
-        scaled = any(not torch.equal(changed[name], value) for name, value in norms.items())
         found: dict[str, float | None] = {"logit_error": _relative(model.module(ids).logits, logits)}
         pairs = {name: (dense[name], weight_of(layer)) for name, layer in layers.items()}
         found["layer_error"] = _mean(_relative(latest[n] @ new.t(), x[n] @ old.t()) for n, (old, new) in pairs.items())
-        alone = None if scaled else _mean(_relative(x[n] @ new.t(), x[n] @ old.t()) for n, (old, new) in pairs.items())
-        found["weights_error"] = alone  # Scales that moved into a norm leave weights that mean nothing beside the old.
+        found["weights_error"] = None  # Scales that moved into a norm leave weights that mean nothing beside the old.
+        if not is_scaled:
+            alone = (_relative(x[n] @ new.t(), x[n] @ old.t()) for n, (old, new) in pairs.items())
+            found["weights_error"] = _mean(alone)
     found["zeros"] = _mean(float((new == 0).float().mean()) for _, new in pairs.values())
     print("RESULT", json.dumps(found))
 

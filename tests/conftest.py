@@ -140,7 +140,7 @@ def chromium() -> str:
 def browser() -> Iterator[Any]:
     """Chromium: the one that LEANWATT_CHROMIUM names, or `chromium` or `chromium-browser` on the PATH.
 
-    While it is there its event loop runs in this thread: modules that run loops of their own come after it.
+    Its event loop runs in this thread, so it ends with the module: others have loops of their own.
     """
     from playwright.sync_api import sync_playwright
 

@@ -41,7 +41,7 @@ class Raised:
 
 
 def outcome_of(job: Callable[[Any], Any], item: Any, beat: Beat = lambda: None, *, is_copied: bool = True) -> Any:
-    """What the job gives, Raised or WorkerDied. Its process starts from nothing where it `is_copied` from none."""
+    """What the job gives, Raised or WorkerDied. Where it is not `is_copied`, its process starts from nothing."""
     context = _context() if is_copied else multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(send, job, item, dict(os.environ)), daemon=True)
