@@ -3,7 +3,9 @@
     python make_base.py TABLE.csv OUT_FOLDER --text thread --text notice --until year=2021 --epochs 4
 
 It learns a tokenizer from the columns and pre-trains a small Llama on them. Only rows that a study's test split does
-not hold may go in: `--until` keeps rows whose column is at most the value. `--epochs 0` gives random weights.
+not hold may go in: `--until` keeps rows whose column is at most the value. `--epochs 0` gives random weights. Adapters
+(`lora`) leave the embeddings as they are, which hold back what random weights of the usual spread can ever answer: give
+`--spread 0.09` to a base that only adapters will teach.
 """
 
 import argparse
@@ -31,12 +33,13 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--epochs", type=float, default=4.0)
+    parser.add_argument("--spread", type=float, default=0.02, help="standard deviation of the first random weights")
     parser.add_argument("--whole-words", action="store_true", help="a word such as a128 may be one token")
     parser.add_argument("--also", default="", help="further words that the tokenizer must know")
     asked = parser.parse_args()
     texts = read(asked.table, asked.text, asked.until)
     shape = Shape(vocabulary=asked.vocabulary, hidden=asked.hidden, layers=asked.layers, context=asked.context)
-    model = fresh([*texts, *[asked.also] * 50], shape, WHOLE_WORDS if asked.whole_words else PIECES)
+    model = fresh([*texts, *[asked.also] * 50], shape, WHOLE_WORDS if asked.whole_words else PIECES, asked.spread)
     if asked.epochs:
         learn(model, texts, asked.epochs, shape)
     model.save(asked.out)
@@ -53,7 +56,7 @@ def read(table: Path, columns: list[str], until: str | None) -> list[str]:
     return ["\n".join(row[column] for column in columns) for row in rows]
 
 
-def fresh(texts: list[str], shape: Shape, pieces: str) -> Model:
+def fresh(texts: list[str], shape: Shape, pieces: str, spread: float) -> Model:
     """A tokenizer of these texts and a model that knows nothing yet."""
     import torch
     from transformers import LlamaForCausalLM
@@ -61,7 +64,7 @@ def fresh(texts: list[str], shape: Shape, pieces: str) -> Model:
     tokenizer = tokenizer_of(texts, shape.vocabulary, pieces)
     torch.manual_seed(shape.seed)
     made = config(shape)
-    made.vocab_size = len(tokenizer)
+    made.vocab_size, made.initializer_range = len(tokenizer), spread
     return Model(LlamaForCausalLM(made), tokenizer)
 
 

@@ -13,9 +13,9 @@ import pytest
 from invented import PRIMARIES, Truth, World, world
 from rich.console import Console
 
-from leanwatt import watch
+from leanwatt import catalog, watch
 from leanwatt.headway import Count, Headway, duration, headway
-from leanwatt.measurement import Provenance
+from leanwatt.measurement import Measurement, Provenance
 from leanwatt.record import Record
 from leanwatt.store import Store
 
@@ -120,6 +120,33 @@ def test_records_of_something_else_are_not_counted() -> None:
     other.settings["seeds"] = [7]
     found = headway(here.study, PRIMARIES, here.trials(), other.records())
     assert found.stage == "nothing yet"
+
+
+def test_only_what_the_search_wants_is_counted() -> None:
+    here = world()
+    here.settings["search"] = "two_phase"
+    answering = tuple(Measurement(f"grade/{task}", 1.0, 1.0, {}, answers=10) for task in PRIMARIES)
+    done = [r for r in with_metrics(here.records()) if r.job in ("make", "grade")]
+    records = [replace(r, measurements=answering) if r.job == "grade" else r for r in done]
+    unpruned = [r for r in records if r.trial.is_baseline or "wanda" not in r.trial.label]
+    begun = headway(here.study, PRIMARIES, here.trials(), unpruned[:1])
+    assert begun.counts["make"] == Count(1, 2), "nothing is pruned before all else is graded"
+    assert begun.counts["grade"] == Count(0, 3)
+    second = headway(here.study, PRIMARIES, here.trials(), unpruned)
+    assert second.counts["make"] == Count(2, 3), "one of two prunings follows: that of the best"
+    assert second.counts["weigh"] == Count(0, 4 * 5)
+    everything = headway(here.study, PRIMARIES, here.trials(), records)
+    assert everything.counts["grade"] == Count(5, 5), "what was graded by an earlier search counts too"
+
+
+def test_what_only_a_search_asks_for_is_spent_and_never_weighed() -> None:
+    here = world()
+    here.settings["search"] = {"halving": {"examples": 10}}
+    found = headway(here.study, PRIMARIES, here.trials(), [])
+    rungs = [t for t in catalog.build(here.study.search).wanted(here.study.reference_first(here.trials()), [], [])]
+    assert {t.id for t in rungs} - {t.id for t in here.trials()}, "cheap trials of less fidelity"
+    assert found.counts["grade"] == Count(0, len(rungs))
+    assert found.counts["weigh"] == Count(0, 2 * 5), "the reference and the baseline, so far"
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (600, "10 min"), (7200, "2.0 h")])

@@ -216,6 +216,12 @@ def test_more_work_is_predicted_to_take_longer(
     assert plan.check(given(engine=["transformers", "openvino"]), store).hours > plan.check(given(), store).hours
 
 
+def test_what_a_search_may_leave_out_is_said(given: Callable[..., Study], store: Store) -> None:
+    assert plan.check(given(), store).lines()[-1].endswith("GB of disk.")
+    searched = plan.check(given(search="two_phase"), store).lines()[-1]
+    assert searched.endswith("Of all variants; the search two_phase tries fewer.")
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen3"])
 def test_parameters_are_roughly_counted(family: str) -> None:
     from conftest import tiny_module

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from leanwatt import catalog
 from leanwatt.bill import JOULES_PER_KWH, SECONDS_PER_HOUR
+from leanwatt.contracts import Search
 from leanwatt.evidence import totals
 from leanwatt.ranking import Making
 from leanwatt.recipe import Trial
@@ -79,13 +81,14 @@ class Headway:
 
 
 def headway(study: Study, primaries: Mapping[str, str], trials: Sequence[Trial], records: Sequence[Record]) -> Headway:
-    """From the trials that were planned, and the records that are there."""
-    known = {trial.id for trial in trials} | {trial.variant.id for trial in trials}
+    """From the trials that were planned, what the search wants of them so far, and the records that are there."""
+    tried = _tried(study, trials, records)
+    known = {trial.id for trial in tried} | {trial.variant.id for trial in tried}
     last: dict[str, Record] = {}
     ours = [r for r in records if (r.trial.variant.id if r.job == "make" else r.trial.id) in known]
     for record in sorted(ours, key=lambda record: record.attempt):
         last[f"{record.job} {_subject(record)} {record.round}"] = record
-    counts = _counts(study, trials, list(last.values()))
+    counts = _counts(study, tried, {trial.id for trial in trials}, list(last.values()))
     spent = totals(ours)
     newest = max(ours, key=lambda record: str(record.machine.get("utc") or ""), default=None)
     return Headway(
@@ -102,17 +105,28 @@ def headway(study: Study, primaries: Mapping[str, str], trials: Sequence[Trial],
     )
 
 
+def _tried(study: Study, trials: Sequence[Trial], records: Sequence[Record]) -> list[Trial]:
+    """What the search wants so far, of any fidelity; and what was graded without it."""
+    search: Search = catalog.build(study.search)
+    graded = {record.trial.id for record in records if record.job == "grade"}
+    asked = [*search.wanted(study.reference_first(trials), records, []), *(t for t in trials if t.id in graded)]
+    return list({trial.id: trial for trial in asked}.values())
+
+
 def _subject(record: Record) -> str:
     return record.trial.variant.id if record.job == "make" else record.trial.id
 
 
-def _counts(study: Study, trials: Sequence[Trial], last: Sequence[Record]) -> dict[str, Count]:
-    """A trial whose variant could not be made has no further jobs; one that was not graded is not weighed."""
+def _counts(study: Study, trials: Sequence[Trial], space: Set[str], last: Sequence[Record]) -> dict[str, Count]:
+    """A trial whose variant could not be made has no further jobs; one that was not graded is not weighed.
+
+    Nor is one outside the study's `space`, which only a search asked for.
+    """
     ended = {job: [record for record in last if record.job == job] for job in ("make", "grade", "weigh", "confirm")}
     unmade = {record.trial.variant.id for record in ended["make"] if record.status != "done"}
     gradable = [trial for trial in trials if trial.is_baseline or trial.variant.id not in unmade]
     ungraded = {record.trial.id for record in ended["grade"] if record.status != "done"}
-    labels = {trial.label for trial in gradable if trial.id not in ungraded}
+    labels = {trial.label for trial in gradable if trial.id in space - ungraded}
     wanted = {
         "make": len({trial.variant.id for trial in trials if not trial.is_baseline}),
         "grade": len(gradable),

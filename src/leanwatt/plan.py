@@ -13,7 +13,7 @@ from leanwatt import catalog, split, starter
 from leanwatt.bill import SECONDS_PER_HOUR
 from leanwatt.contracts import Task
 from leanwatt.errors import RefusedError, StudyError
-from leanwatt.machine import available_memory_bytes, free_disk_bytes
+from leanwatt.machine import available_memory_bytes, free_disk_bytes, usable_cpus
 from leanwatt.model import config_of, context_length, inner_size
 from leanwatt.outlook import foresee
 from leanwatt.question import Example, Likelihood, Prompt, Score
@@ -65,9 +65,11 @@ class Plan:
         for task, each in self.summaries.items():
             found += [f"Data of {task}:", *(f"  {line}" for line in each.lines())]
         found += [f"Warning: {warning}" for warning in self.warnings]
+        search = self.study.search.name
+        fewer = "" if search == "grid" else f" Of all variants; the search {search} tries fewer."
         found.append(
             f"Predicted, roughly: {self.hours * 60:.0f} minutes, {self.memory_bytes / 1e9:.1f} GB of memory, "
-            f"{self.disk_bytes / 1e9:.2f} GB of disk."
+            f"{self.disk_bytes / 1e9:.2f} GB of disk.{fewer}"
         )
         return found
 
@@ -289,14 +291,19 @@ def _words_with(prompt: Prompt, answer: str) -> int:
 
 
 def _operations_per_second() -> float:
-    """Of matrix products of a small model's size, here and now; small models reach about a third of the best."""
+    """Of matrix products of a small model's size; small models reach about a third of the best.
+
+    One thread is timed, and counted once for each that there is: several would wait for each other on a busy machine.
+    """
     import time
 
     import numpy as np
+    from threadpoolctl import threadpool_limits
 
     one, best = np.ones((256, 256), np.float32), float("inf")
-    for _ in range(50):
-        begin = time.perf_counter()
-        one @ one
-        best = min(best, time.perf_counter() - begin)
-    return 2 * 256**3 / best / 3
+    with threadpool_limits(1):
+        for _ in range(50):
+            begin = time.perf_counter()
+            one @ one
+            best = min(best, time.perf_counter() - begin)
+    return usable_cpus() * 2 * 256**3 / best / 3
