@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from leanwatt.measurement import Energy, Measurement, Provenance
+from leanwatt.plan import Needs
 from leanwatt.rank import rank
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Trial
@@ -56,6 +58,12 @@ class World:
 
     def trials(self) -> list[Trial]:
         return self.study.trials("data", self.folds)
+
+    def needs(self) -> Needs:
+        """Of data without a word and a model without a weight: starts, rounds and windows alone are foretold."""
+        config = SimpleNamespace(hidden_size=0, num_hidden_layers=0, vocab_size=0, intermediate_size=0)
+        recipes = {trial.variant.recipe for trial in self.trials() if not trial.is_baseline}
+        return Needs(self.study, self.trials(), {task: [] for task in self.tasks}, dict.fromkeys(recipes, config))
 
     def records(self, confirmed: Sequence[str] = ()) -> list[Record]:
         found = []

@@ -123,6 +123,7 @@ def test_a_forecast_counts_a_shared_fine_tuning_once() -> None:
     assert after.seconds([eight]) < training / 1000
     other_seed = replace(eight, variant=replace(eight.variant, seed=1))
     assert after.seconds([other_seed]) > training / 1000
+    assert Forecast(needs, []).seconds([plain, eight]) < fresh + training / 1000
 
 
 def test_less_work_is_foretold_as_less() -> None:
@@ -141,9 +142,9 @@ def test_a_forecast_is_corrected_by_what_was_taken() -> None:
     plain, other, *_ = needs.trials
     foretold = SECONDS_PER_START + needs.asking(plain) / 1000
     told = Forecast(needs, [a_record(plain, "make", 1), a_record(plain, "grade", 3 * foretold)])
-    assert told._job("grade", other) == pytest.approx(3 * foretold)
+    assert told._grade(other) == pytest.approx(3 * foretold)
     failed = Forecast(needs, [a_record(plain, "grade", 999, status="failed")])
-    assert failed._job("grade", other) == pytest.approx(foretold)
+    assert failed._grade(other) == pytest.approx(foretold)
     weighed = Forecast(needs, [a_record(plain, "weigh", 2 * (SECONDS_PER_START + 4))])
     assert weighed._weighing([plain]) == pytest.approx(2 * (SECONDS_PER_START + 4)), "one of two rounds is left, twice"
 

@@ -243,8 +243,8 @@ def test_the_watch_page_follows_a_study(page: Any) -> None:
     from leanwatt.watch import Page
 
     here = world()
-    begun = headway(here.study, PRIMARIES, here.trials(), [r for r in here.records() if r.job == "make"])
-    graded = headway(here.study, PRIMARIES, here.trials(), [r for r in here.records() if r.job != "weigh"])
+    begun = headway(here.needs(), PRIMARIES, [r for r in here.records() if r.job == "make"])
+    graded = headway(here.needs(), PRIMARIES, [r for r in here.records() if r.job != "weigh"])
     states = [replace(begun, best=(Graded(MARKUP, {"root_cause": 0.8}),))] * 2 + [graded] * 50
     watched = Page(lambda: states.pop(0))
     thread = threading.Thread(target=watched.serve, daemon=True)

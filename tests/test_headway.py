@@ -19,6 +19,11 @@ from leanwatt.measurement import Measurement, Provenance
 from leanwatt.record import Record
 from leanwatt.store import Store
 
+WEIGHING = 25 * (1 + 2 * (10 + 3))
+"""Seconds: five trials in five rounds; a start, and the window and warm-up of two tasks."""
+CONFIRMING = 2 + 1
+"""The reference, one candidate and a baseline."""
+
 
 def with_metrics(records: list[Record]) -> list[Record]:
     """Grades have their primary metrics, as jobs write them."""
@@ -28,14 +33,15 @@ def with_metrics(records: list[Record]) -> list[Record]:
 
 def at(here: World, *jobs: str, confirmed: tuple[str, ...] = ()) -> Headway:
     records = [record for record in with_metrics(here.records(confirmed)) if record.job in jobs]
-    return headway(here.study, PRIMARIES, here.trials(), records)
+    return headway(here.needs(), PRIMARIES, records)
 
 
 def test_before_the_first_record_nothing_is_known() -> None:
     found = at(world())
     assert found.stage == "nothing yet"
     assert found.spent is None
-    assert found.left_seconds is None
+    assert found.left_seconds == 4 + 5 + WEIGHING + CONFIRMING, "a second to make each model, one to grade each trial"
+    assert found.left_joules is None
     assert found.left_kwh is None
     assert found.counts["make"] == Count(0, 4)
     assert found.line().startswith("nothing yet; make 0 of 4; grade 0 of 5")
@@ -45,16 +51,22 @@ def test_each_stage_is_told_with_what_is_left() -> None:
     here = world()
     making = at(here, "make")
     assert making.stage == "making and grading"
-    assert making.left_seconds is None, "no grading has ended, so nobody knows"
+    assert making.left_seconds == 5 + WEIGHING + CONFIRMING
     graded = at(here, "make", "grade")
     assert graded.stage == "weighing"
     assert graded.counts["weigh"] == Count(0, 25)
-    assert graded.left_seconds == pytest.approx(25 * 2 * (10 + 3)), "windows and warm-ups of two tasks"
+    assert graded.left_seconds == WEIGHING + CONFIRMING
+    assert graded.spent is not None
+    power = (graded.spent.joules or 0.0) / graded.spent.seconds
+    assert graded.left_joules == pytest.approx(power * graded.left_seconds)
+    assert f"about 11 min and {graded.left_joules / 1e3:.3g} kJ left" in graded.line()
     weighed = at(here, "make", "grade", "weigh")
     assert weighed.stage == "confirming"
-    assert weighed.left_seconds == 0
-    assert "left" not in weighed.line()
-    assert at(here, "make", "grade", "weigh", "confirm", confirmed=(here.label("plain"),)).counts["confirm"].done == 1
+    assert weighed.left_seconds == CONFIRMING
+    everything = at(here, "make", "grade", "weigh", "confirm", confirmed=(here.label("plain"),))
+    assert everything.left_seconds == 0
+    assert "left" not in everything.line()
+    assert everything.counts["confirm"].done == 1
 
 
 def test_spent_is_what_the_records_say_and_budgets_shrink() -> None:
@@ -91,7 +103,7 @@ def test_the_best_come_first_and_must_do_every_task() -> None:
     ]
     tfidf = next(r for r in records if r.trial.engine.name == "tfidf")
     records[records.index(tfidf)] = replace(tfidf, metrics={"root_cause": {"macro_f1": 1.0}})
-    found = headway(here.study, PRIMARIES, here.trials(), records)
+    found = headway(here.needs(), PRIMARIES, records)
     assert found.best[0].label == label
     assert "tfidf" not in {graded.label for graded in found.best}
 
@@ -110,7 +122,7 @@ def test_only_the_last_attempt_counts() -> None:
     here = world()
     [first, *rest] = [record for record in here.records() if record.job == "make"]
     failed = replace(first, status="failed")
-    found = headway(here.study, PRIMARIES, here.trials(), [failed, first.again(1), *rest])
+    found = headway(here.needs(), PRIMARIES, [failed, first.again(1), *rest])
     assert found.failed == 0
     assert found.counts["make"] == Count(4, 4)
 
@@ -118,7 +130,7 @@ def test_only_the_last_attempt_counts() -> None:
 def test_records_of_something_else_are_not_counted() -> None:
     here, other = world(), world()
     other.settings["seeds"] = [7]
-    found = headway(here.study, PRIMARIES, here.trials(), other.records())
+    found = headway(here.needs(), PRIMARIES, other.records())
     assert found.stage == "nothing yet"
 
 
@@ -129,20 +141,20 @@ def test_only_what_the_search_wants_is_counted() -> None:
     done = [r for r in with_metrics(here.records()) if r.job in ("make", "grade")]
     records = [replace(r, measurements=answering) if r.job == "grade" else r for r in done]
     unpruned = [r for r in records if r.trial.is_baseline or "wanda" not in r.trial.label]
-    begun = headway(here.study, PRIMARIES, here.trials(), unpruned[:1])
+    begun = headway(here.needs(), PRIMARIES, unpruned[:1])
     assert begun.counts["make"] == Count(1, 2), "nothing is pruned before all else is graded"
     assert begun.counts["grade"] == Count(0, 3)
-    second = headway(here.study, PRIMARIES, here.trials(), unpruned)
+    second = headway(here.needs(), PRIMARIES, unpruned)
     assert second.counts["make"] == Count(2, 3), "one of two prunings follows: that of the best"
     assert second.counts["weigh"] == Count(0, 4 * 5)
-    everything = headway(here.study, PRIMARIES, here.trials(), records)
+    everything = headway(here.needs(), PRIMARIES, records)
     assert everything.counts["grade"] == Count(5, 5), "what was graded by an earlier search counts too"
 
 
 def test_what_only_a_search_asks_for_is_spent_and_never_weighed() -> None:
     here = world()
     here.settings["search"] = {"halving": {"examples": 10}}
-    found = headway(here.study, PRIMARIES, here.trials(), [])
+    found = headway(here.needs(), PRIMARIES, [])
     rungs = [t for t in catalog.build(here.study.search).wanted(here.study.reference_first(here.trials()), [], [])]
     assert {t.id for t in rungs} - {t.id for t in here.trials()}, "cheap trials of less fidelity"
     assert found.counts["grade"] == Count(0, len(rungs))
@@ -158,7 +170,7 @@ def test_done_is_when_the_report_is_newer_than_all(tmp_path: Path) -> None:
     here, store = world(), Store(tmp_path)
     for record in here.records():
         store.add(replace(record, predictions=None))
-    found = headway(here.study, PRIMARIES, here.trials(), store.records())
+    found = headway(here.needs(), PRIMARIES, store.records())
     assert watch.ended(found, store).stage == "confirming"
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.html").touch()

@@ -1,6 +1,6 @@
 """The budget of a study: whether the next trial still fits, and leaves what weighing and confirming will take."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,8 +59,17 @@ class Forecast:
         """To make and grade these, then to weigh them and all that was graded before, and to confirm the answer."""
         graded = [r.trial for r in self.records if r.job == "grade" and r.status == "done"]
         full = [t for t in (*graded, *new) if t.variant.fidelity == self.needs.study.fidelity]
-        trying = sum(self._job("make", t) + self._job("grade", t) for t in new)
-        return trying + self._weighing(full) + self._confirming(full)
+        return self._trying(new) + self._weighing(full) + self._confirming(full)
+
+    def _trying(self, new: Iterable[Trial]) -> float:
+        """A fine-tuning that several share is made once."""
+        there = {record.trial.variant.id for record in self.records if record.job == "make"}
+        seconds, made = 0.0, set(self._made)
+        for trial in new:
+            is_made = trial.is_baseline or trial.variant.id in there
+            seconds += self._grade(trial) + (0.0 if is_made else self._make(trial, made))
+            made |= set(tunings(trial))
+        return seconds
 
     def _weighing(self, trials: Iterable[Trial]) -> float:
         """Rounds that are still to come."""
@@ -77,16 +86,15 @@ class Forecast:
             return 0.0
         models = [trial for trial in trials if not trial.is_baseline]
         plain = len({trial.label for trial in trials if trial.is_baseline})
-        each = max((self._job("grade", trial, split="test") for trial in models), default=0.0)
+        each = max((self._grade(trial, "test") for trial in models), default=0.0)
         repeats = len({(trial.variant.seed, trial.variant.fold) for trial in trials}) or 1
         return repeats * (2 * each + plain * SECONDS_PER_START)
 
-    def _job(self, job: Job, trial: Trial, split: str = "validation") -> float:
-        if job == "make" and trial.is_baseline:
-            return 0.0
-        if job == "make":
-            fresh = [each for each in tunings(trial) if each not in self._made]
-            return self._make_seconds(trial, fresh) * self._correction("make")
+    def _make(self, trial: Trial, made: Set[Tuning]) -> float:
+        fresh = [each for each in tunings(trial) if each not in made]
+        return self._make_seconds(trial, fresh) * self._correction("make")
+
+    def _grade(self, trial: Trial, split: str = "validation") -> float:
         return self._grade_seconds(trial, split) * self._correction("grade")
 
     def _make_seconds(self, trial: Trial, fresh: Sequence[Tuning]) -> float:

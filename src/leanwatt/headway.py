@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from leanwatt import catalog
-from leanwatt.bill import JOULES_PER_KWH, SECONDS_PER_HOUR
+from leanwatt.account import Account, account
+from leanwatt.bill import SECONDS_PER_HOUR
+from leanwatt.budget import Forecast
 from leanwatt.contracts import Search
 from leanwatt.evidence import totals
+from leanwatt.plan import Needs
 from leanwatt.ranking import Making
 from leanwatt.recipe import Trial
-from leanwatt.record import Job, Record
+from leanwatt.record import Record
 from leanwatt.study import Study
-from leanwatt.windows import WARM_UP_SECONDS
 
 SHOWN = 5
 
@@ -54,10 +56,12 @@ class Headway:
     """Best mean quality first."""
     latest: str
     """The job that ended last."""
-    left_seconds: float | None
-    """Of what is known to be missing, at the pace so far; confirming, which depends on the results, is not in it."""
+    left_seconds: float
+    """Of what is known to be missing, job after job; foretold by the plan, corrected by what finished jobs took."""
+    left_joules: float | None
+    """In that time, at the mean power so far; None where it is unknown."""
     left_hours: float | None
-    """Of the budget; None where there is none."""
+    """Of the budget, charged as the run charges it; None where there is none."""
     left_kwh: float | None
     """Of the budget; None where there is none, or where the energy is unknown."""
 
@@ -75,33 +79,37 @@ class Headway:
 
     def left(self) -> list[str]:
         """Time and budget, as far as they are known."""
-        found = [f"about {duration(self.left_seconds)} left"] if self.left_seconds else []
+        joules = "" if self.left_joules is None else f" and {_joules(self.left_joules)}"
+        found = [f"about {duration(self.left_seconds)}{joules} left"] if self.left_seconds else []
         found += [] if self.left_hours is None else [f"{self.left_hours:.2g} h of the budget left"]
         return found + ([] if self.left_kwh is None else [f"{self.left_kwh:.2g} kWh of the budget left"])
 
 
-def headway(study: Study, primaries: Mapping[str, str], trials: Sequence[Trial], records: Sequence[Record]) -> Headway:
+def headway(needs: Needs, primaries: Mapping[str, str], records: Sequence[Record]) -> Headway:
     """From the trials that were planned, what the search wants of them so far, and the records that are there."""
-    tried = _tried(study, trials, records)
+    study, tried = needs.study, _tried(needs.study, needs.trials, records)
     known = {trial.id for trial in tried} | {trial.variant.id for trial in tried}
     last: dict[str, Record] = {}
     ours = [r for r in records if (r.trial.variant.id if r.job == "make" else r.trial.id) in known]
     for record in sorted(ours, key=lambda record: record.attempt):
         last[f"{record.job} {_subject(record)} {record.round}"] = record
-    counts = _counts(study, tried, {trial.id for trial in trials}, list(last.values()))
-    spent = totals(ours)
+    ended = list(last.values())
+    counts = _counts(study, tried, {trial.id for trial in needs.trials}, ended)
+    spent, charged = totals(ours), account(ours)
+    left_seconds = Forecast(needs, ours).seconds(_to_try(tried, ended))
     newest = max(ours, key=lambda record: str(record.machine.get("utc") or ""), default=None)
     return Headway(
         study=study.name,
         stage=_stage(counts),
         counts=counts,
-        failed=sum(record.status != "done" for record in last.values()),
+        failed=sum(record.status != "done" for record in ended),
         spent=spent,
-        best=_best(primaries, list(last.values())),
+        best=_best(primaries, ended),
         latest=f"{newest.job} {newest.trial.label}: {newest.status}" if newest else "",
-        left_seconds=_left_seconds(study, counts, ours),
-        left_hours=_left(study.budget.get("hours"), spent.seconds / SECONDS_PER_HOUR if spent else 0.0),
-        left_kwh=_left(study.budget.get("kwh"), _kwh(spent)),
+        left_seconds=left_seconds,
+        left_joules=_at_mean_power(spent, left_seconds),
+        left_hours=_left(study, charged, "hours"),
+        left_kwh=_left(study, charged, "kwh"),
     )
 
 
@@ -123,8 +131,7 @@ def _counts(study: Study, trials: Sequence[Trial], space: Set[str], last: Sequen
     Nor is one outside the study's `space`, which only a search asked for.
     """
     ended = {job: [record for record in last if record.job == job] for job in ("make", "grade", "weigh", "confirm")}
-    unmade = {record.trial.variant.id for record in ended["make"] if record.status != "done"}
-    gradable = [trial for trial in trials if trial.is_baseline or trial.variant.id not in unmade]
+    gradable = _gradable(trials, last)
     ungraded = {record.trial.id for record in ended["grade"] if record.status != "done"}
     labels = {trial.label for trial in gradable if trial.id in space - ungraded}
     wanted = {
@@ -134,6 +141,17 @@ def _counts(study: Study, trials: Sequence[Trial], space: Set[str], last: Sequen
         "confirm": None,
     }
     return {job: Count(len(ended[job]), number) for job, number in wanted.items()}
+
+
+def _gradable(trials: Sequence[Trial], last: Sequence[Record]) -> list[Trial]:
+    """Those whose variant is made, or still to be made."""
+    unmade = {record.trial.variant.id for record in last if record.job == "make" and record.status != "done"}
+    return [trial for trial in trials if trial.is_baseline or trial.variant.id not in unmade]
+
+
+def _to_try(trials: Sequence[Trial], last: Sequence[Record]) -> list[Trial]:
+    graded = {record.trial.id for record in last if record.job == "grade"}
+    return [trial for trial in _gradable(trials, last) if trial.id not in graded]
 
 
 def _stage(counts: Mapping[str, Count]) -> Stage:
@@ -159,42 +177,30 @@ def _best(primaries: Mapping[str, str], last: Sequence[Record]) -> tuple[Graded,
     return tuple(sorted(found, key=lambda graded: -sum(graded.quality.values()))[:SHOWN])
 
 
-def _left_seconds(study: Study, counts: Mapping[str, Count], records: Sequence[Record]) -> float | None:
-    """None until a job of each kind has ended; a weighing is known beforehand to last about its windows."""
-    jobs: tuple[Job, ...] = ("make", "grade", "weigh")
-    seconds = 0.0
-    for job in jobs:
-        missing, spent = _missing(counts[job]), totals([r for r in records if r.job == job and r.status == "done"])
-        done = sum(record.job == job and record.status == "done" for record in records)
-        if not missing:
-            continue
-        if spent is not None and done:
-            seconds += missing * spent.seconds / done
-        elif job == "weigh":
-            seconds += missing * len(study.tasks) * (study.protocol.window_seconds + WARM_UP_SECONDS)
-        else:
-            return None
-    return seconds
+def _left(study: Study, charged: Account, key: str) -> float | None:
+    """Of one limit of the budget; None where there is none, or where nobody knows what was spent."""
+    known = charged.charged() if charged.seconds else {"kwh": 0.0, "hours": 0.0}
+    return study.budget[key] - known[key] if key in study.budget and key in known else None
 
 
-def _left(budget: float | None, spent: float | None) -> float | None:
-    return None if budget is None or spent is None else budget - spent
-
-
-def _kwh(spent: Making | None) -> float | None:
-    """0 before anything ran; None where a part is unknown, since what is left would be too much."""
-    if spent is None:
-        return 0.0
-    return None if spent.joules is None or spent.unknown_seconds > 0 else spent.joules / JOULES_PER_KWH
+def _at_mean_power(spent: Making | None, seconds: float) -> float | None:
+    measured = 0.0 if spent is None else spent.seconds - spent.unknown_seconds
+    if spent is None or spent.joules is None or measured <= 0:
+        return None
+    return spent.joules / measured * seconds
 
 
 def energy_words(spent: Making) -> str:
     """Joules with where they come from, and for how long they are unknown."""
     if spent.joules is None:
         return "energy unknown"
-    size, unit = (1e3, "kJ") if spent.joules >= 1e3 else (1.0, "J")
     without = f", unknown for {duration(spent.unknown_seconds)}" if spent.unknown_seconds else ""
-    return f"{spent.joules / size:.3g} {unit} ({spent.provenance}{without})"
+    return f"{_joules(spent.joules)} ({spent.provenance}{without})"
+
+
+def _joules(joules: float) -> str:
+    size, unit = (1e3, "kJ") if joules >= 1e3 else (1.0, "J")
+    return f"{joules / size:.3g} {unit}"
 
 
 def _quality_words(graded: Graded) -> str:

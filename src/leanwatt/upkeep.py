@@ -82,9 +82,9 @@ def look(
     from leanwatt.watch import ended
 
     checked = planned or check(read(study), store_of(read(study), out))
-    asked, store = checked.study, store_of(checked.study, out)
-    primaries = {choice.name: catalog.find("tasks", choice.name).primary for choice in asked.tasks}
-    return lambda: ended(headway(asked, primaries, list(checked.trials), store.records()), store)
+    store = store_of(checked.study, out)
+    primaries = {choice.name: catalog.find("tasks", choice.name).primary for choice in checked.study.tasks}
+    return lambda: ended(headway(checked.needs, primaries, store.records()), store)
 
 
 def watch(study: Study | str | Path, out: str | Path | None = None, *, once: bool = False) -> None:

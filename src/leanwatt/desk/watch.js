@@ -54,7 +54,8 @@ function facts(state) {
     found.push(["Energy", energy], ["CPU time", duration(spent.cpu_seconds)], ["Time", duration(spent.seconds)]);
     if (spent.unknown_seconds) found.push(["Energy unknown for", duration(spent.unknown_seconds)]);
   }
-  if (state.left_seconds !== null) found.push(["Left, about", duration(state.left_seconds)]);
+  const more = state.left_joules === null ? "" : `, ${joules(state.left_joules)}`;
+  if (state.left_seconds > 0) found.push(["Left, about", duration(state.left_seconds) + more]);
   if (state.left_hours !== null) found.push(["Left of the budget", `${state.left_hours.toFixed(2)} h`]);
   if (state.left_kwh !== null) found.push(["Left of the budget", `${Number(state.left_kwh.toPrecision(3))} kWh`]);
   return found.flatMap(([name, value]) => [made("dt", name), made("dd", value)]);
