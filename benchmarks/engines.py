@@ -190,7 +190,8 @@ def _share(entry: Entry, other: Entry | None) -> str:
 def of_shape(asked: Any) -> str:
     """Weigh case after case in random order, round by round, until the time is over; each is kept as a line of JSON."""
     kept, deadline = asked.out / "outcomes.jsonl", time.monotonic() + 60 * asked.minutes
-    found = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    found = [line for line in lines if "why" not in line]  # What failed is tried again.
     done = {(each["round"], each["asked"]) for each in found}
     for number in range(asked.rounds):
         plans = list(shape_plans(asked))

@@ -134,7 +134,8 @@ def device_name(device: str) -> str:
 def weighed(asked: Any) -> str:
     """Case after case until the time is over; each is kept as a line of JSON."""
     kept, deadline = asked.out / "outcomes.jsonl", time.monotonic() + 60 * asked.minutes
-    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    known = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    lines = [line for line in known if "why" not in line]  # What failed is tried again.
     done = {(line["round"], *line["asked"]) for line in lines}
     for number in range(asked.rounds):
         items = [(case, precision) for case in cases(asked) for precision in asked.precision]

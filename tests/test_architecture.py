@@ -19,7 +19,7 @@ NAMES = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path 
 
 LAYERS = (
     # A file imports, when it is loaded, only from lines above its own, or from its own line and to its left.
-    ("errors", "near", "network"),
+    ("errors", "near", "network", "cache"),
     ("recipe", "measurement", "bill", "question", "source", "saving"),
     ("record", "study", "machine", "journal"),
     ("contracts",),
@@ -28,7 +28,7 @@ LAYERS = (
     ("calibration", "second_order"),
     ("finetune", "merge", "prune", "quantize", "tasks", "baseline", "engine", "meter", "search", "executor"),
     ("catalog",),
-    ("idle", "launcher", "ledger", "windows", "doctor", "attribution", "outlook", "cache", "variants"),
+    ("idle", "launcher", "ledger", "windows", "doctor", "attribution", "outlook", "variants"),
     ("simulate", "starter", "mirror"),
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),

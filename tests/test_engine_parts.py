@@ -1,5 +1,6 @@
 """What single engines promise beyond the contract: sizes, refusals, files, shapes, sparse kernels."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from leanwatt import catalog
+from leanwatt.agreement import relative_error
 from leanwatt.errors import MissingExtraError, RefusedError
 from leanwatt.model import Codes, load
 from leanwatt.question import Prompt, Score
@@ -146,7 +148,6 @@ def test_gguf_scales_beyond_sixteen_bits_are_no_exact_fit() -> None:
     [
         ({"model_type": "phi"}, "families"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
-        ({"sliding_window": 16}, "window"),
     ],
 )
 def test_gguf_refuses_what_it_cannot_say(changes: dict[str, Any], words: str) -> None:
@@ -378,3 +379,32 @@ def test_gpus_have_their_names_in_the_record() -> None:
 
     module = SimpleNamespace(device="cuda:1", hf_device_map={"a": 1, "b": 0, "c": "cpu", "d": 1})
     assert _placed(module) == ["cpu", "cuda:0", "cuda:1"]
+
+
+def test_of_several_conversions_at_once_one_is_kept(tmp_path: Path) -> None:
+    """Here the second begins and ends while the first writes; in a killed one's place nothing is left."""
+    from leanwatt.engine._stateless import converted
+
+    def convert(draft: Path, words: str, meanwhile: Any = None) -> None:
+        (draft / "model").write_text(words)
+        if meanwhile:
+            meanwhile()
+        assert (draft / "model").read_text() == words, "nobody else writes here"
+
+    def other() -> None:
+        in_process = "from pathlib import Path; from leanwatt.engine._stateless import converted;"
+        call = f"converted(Path({str(tmp_path / 'made')!r}), lambda draft: (draft / 'model').write_text('second'))"
+        subprocess.run([sys.executable, "-c", in_process + call], check=True)
+
+    found = converted(tmp_path / "made", lambda draft: convert(draft, "first", other))
+    assert (found / "model").read_text() == "second", "the one that was whole first"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt_neox", "phi", "gemma2"])
+def test_onnxruntime_finds_the_quantized_layers(family: str, variant: Callable[..., Path]) -> None:
+    folder = variant(family, quantized(4, 32))
+    with built("transformers").open(folder, 1) as reference, built("onnxruntime").open(folder, 1) as session:
+        assert session.facts["coded_layers"] > 0
+        for mine, right in zip(session.probe(PROMPTS), reference.probe(PROMPTS), strict=True):
+            assert relative_error(mine, right) < 1e-4

@@ -129,17 +129,36 @@ def test_a_lost_pattern_is_named(saved: Callable[[str], Path], context: Any) -> 
         check(model)
 
 
-def test_saving_puts_zeros_back_and_leaves_nothing_false(
+def test_saving_tells_what_was_done_and_refuses_what_is_false(
     saved: Callable[[str], Path], context: Any, tmp_path: Path
 ) -> None:
     model = applied(load(saved("llama")), [Choice("prune", "magnitude", {"sparsity": 0.5})], context)
-    name, weight = first(model)
-    weight += 1.0
     model.save(tmp_path / "variant")
-    again = load(tmp_path / "variant")
-    assert not weight_of(linears(again.module)[name])[~again.masks[name]].any()
     about = json.loads((tmp_path / "variant" / "leanwatt.json").read_text())
     assert about == {"history": ["prune magnitude 0.5"], "patterns": {}, "bits": {}, "adapters": False}
+    name, weight = first(model)
+    weight += 1.0
+    with pytest.raises(RefusedError, match=f"{name}: weights that pruning removed are no longer zero"):
+        model.save(tmp_path / "false")
+    assert not (tmp_path / "false").exists()
+
+
+WINDOWED = {
+    "mistral": {"sliding_window": 8},
+    "gemma2": {"sliding_window": 8},
+    "phi3": {"sliding_window": 8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0},
+}
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_a_context_ends_with_the_window(family: str) -> None:
+    from transformers import AutoConfig
+
+    sizes = {"max_position_embeddings": 64, "num_hidden_layers": 2}
+    assert context_length(AutoConfig.for_model(family, **sizes, **WINDOWED[family])) == 8
+    unused = {"use_sliding_window": False} if family == "qwen2" else {"sliding_window": None}
+    assert context_length(AutoConfig.for_model(family, **sizes, **(WINDOWED[family] | unused))) == 64
 
 
 def test_a_plain_model_has_nothing_beside_it(saved: Callable[[str], Path]) -> None:

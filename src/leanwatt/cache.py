@@ -6,6 +6,7 @@ through itself; a stage that somebody makes, through a file beside it.
 
 import fcntl
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -62,7 +63,7 @@ def alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def draft_of(folder: Path) -> Iterator[Path]:
     """A folder to write a stage into, locked while it is written; removed unless it was published."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.{platform.node()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     descriptor = os.open(draft, os.O_RDONLY)

@@ -97,7 +97,6 @@ class Model:
 
     def save(self, folder: Path) -> None:
         """Write all of it; every promise of masks and codes is checked first. Raises StoreError, RefusedError."""
-        keep_zeros(self)
         check(self)
         try:
             self._write(folder)
@@ -220,9 +219,14 @@ def _is_causal(config: Any) -> bool:
 
 
 def context_length(config: Any) -> int:
-    """Most tokens the model was built for."""
+    """Most tokens of prompt and answer together: those the model was built for, and no more than its window holds.
+
+    Where layers see only a sliding window of tokens, all of them see all within it. Beyond it engines would differ.
+    """
     names = ("max_position_embeddings", "n_positions", "n_ctx")
-    return next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 2048)
+    most = next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 2048)
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return min(most, int(window)) if window else most
 
 
 def inner_size(config: Any) -> int:

@@ -39,7 +39,7 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         fake_llama_cpp.install(monkeypatch)
 
 
-def slow_score(folder: Path, prompt: Prompt, option: str) -> float:
+def slow_score(folder: Path, prompt: Prompt, option: str, room: int = 8) -> float:
     """Each option by itself, the whole text in one pass, token by token: obviously right."""
     import torch
 
@@ -47,7 +47,7 @@ def slow_score(folder: Path, prompt: Prompt, option: str) -> float:
 
     model = load(folder)
     encoder = Encoder(model.tokenizer, model.context)
-    before, after = encoder.prompt(prompt, 8).ids, encoder.answer(option)
+    before, after = encoder.prompt(prompt, room).ids, encoder.answer(option)
     with torch.inference_mode():
         logs = model.module(torch.tensor([before + after])).logits[0].log_softmax(-1)
     return sum(float(logs[len(before) + i - 1, token]) for i, token in enumerate(after))
@@ -149,6 +149,30 @@ def test_long_tickets_lose_their_start_and_say_so(engine: str, saved: Callable[[
         [answer] = session.answer([Score(long, OPTIONS)])
     assert answer.truncated
     assert answer.tokens_in <= 256
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2"])
+@pytest.mark.parametrize("engine", ["transformers", "openvino", "onnxruntime", "compiled"])
+def test_layers_with_a_window_see_all_that_is_kept(engine: str, family: str, tmp_path: Path) -> None:
+    """Prompts are cut to the window, within which a window makes no difference: as plain transformers, which has it."""
+    import torch
+    from conftest import tiny_module, tiny_tokenizer
+
+    module = tiny_module(family)
+    module.config.sliding_window = 64
+    module.save_pretrained(tmp_path / "windowed")
+    tiny_tokenizer().save_pretrained(tmp_path / "windowed")
+    long = Prompt("Name the root cause.", "alarm at site B C D then " * 12 + "power lost", "Root cause:")
+    with opened(engine, tmp_path / "windowed", 2) as session:
+        scored, written = session.answer([Score(long, OPTIONS), Generate(long, 6)])
+    assert scored.truncated and written.truncated
+    tokens = Encoder(tiny_tokenizer(), 64)
+    room = max(len(tokens.answer(option)) for option in OPTIONS)
+    slow = [slow_score(tmp_path / "windowed", long, option, room) for option in OPTIONS]
+    assert scored.scores == pytest.approx(slow, abs=2e-3)
+    ids = torch.tensor([tokens.prompt(long, 6).ids])
+    right = module.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=2)[0, ids.shape[1] :]
+    assert written.text == tokens.text(right.tolist()).split("</s>")[0].strip()
 
 
 QUANTIZED = {

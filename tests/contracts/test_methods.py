@@ -62,15 +62,21 @@ def test_a_new_method_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         sys.modules.pop("leanwatt.prune.demonstration", None)
 
 
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("engine", "command"),
+    [("onnxruntime", r"pip install 'leanwatt\[onnxruntime\]'"), ("openvino", "pip install openvino")],
+)
+def test_a_missing_package_names_its_extra_or_itself(
+    engine: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib
 
     from leanwatt.errors import MissingExtraError
 
     def absent(_path: str) -> None:
-        raise ModuleNotFoundError("No module named 'openvino'", name="openvino")
+        raise ModuleNotFoundError(f"No module named '{engine}'", name=engine)
 
     real = importlib.import_module
-    monkeypatch.setattr(importlib, "import_module", lambda p: absent(p) if p.endswith("engine.openvino") else real(p))
-    with pytest.raises(MissingExtraError, match=r"pip install 'leanwatt\[openvino\]'"):
-        catalog.find("engine", "openvino")
+    monkeypatch.setattr(importlib, "import_module", lambda p: absent(p) if p.endswith(f"engine.{engine}") else real(p))
+    with pytest.raises(MissingExtraError, match=f"{command}$"):
+        catalog.find("engine", engine)

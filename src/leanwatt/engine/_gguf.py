@@ -73,9 +73,6 @@ def _refuse_unknown(config: Any) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default":
         raise RefusedError(f"engine llama_cpp: rotary scaling '{rope['rope_type']}' is not written as GGUF here.")
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True) and window < context_length(config):
-        raise RefusedError("engine llama_cpp: a model with a sliding window is not written as GGUF here.")
 
 
 def _describe(writer: Any, config: Any, words: int) -> None:

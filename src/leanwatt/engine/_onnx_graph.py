@@ -104,8 +104,8 @@ def _put_codes(traced: Any, codes: Mapping[str, Codes], accuracy: int) -> None:
 
     replaced, kept = 0, []
     for node in traced.node:
-        name = node.name.removeprefix("/inner/").rpartition("/")[0].replace("/", ".")
-        if node.op_type not in ("MatMul", "Gemm") or name not in codes:
+        name = _layer(node.name, codes)
+        if node.op_type not in ("MatMul", "Gemm") or name is None:
             kept.append(node)
             continue
         product = f"{node.name}/product" if node.op_type == "Gemm" else node.output[0]
@@ -120,6 +120,12 @@ def _put_codes(traced: Any, codes: Mapping[str, Codes], accuracy: int) -> None:
     del traced.node[:]
     traced.node.extend(kept)
     _drop_unused(traced)
+
+
+def _layer(node: str, codes: Mapping[str, Codes]) -> str | None:
+    """The quantized layer that a node belongs to: OPT's graph leaves the first part of its name out."""
+    path = node.removeprefix("/inner/").rpartition("/")[0].replace("/", ".")
+    return next((name for name in (path, f"model.{path}") if name in codes), None)
 
 
 def _product(traced: Any, name: str, codes: Codes, ends: tuple[str, str], accuracy: int) -> Any:

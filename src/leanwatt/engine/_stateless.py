@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leanwatt.cache import draft_of
 from leanwatt.engine._asking import Array
 
 HIDDEN = -1e9
@@ -27,14 +27,15 @@ def feed(ids: Array, positions: Array, mask: Array, keep: int) -> dict[str, Arra
 
 
 def converted(folder: Path, convert: Callable[[Path], None]) -> Path:
-    """`folder` with what `convert` writes; made once, and renamed into place when whole."""
-    if folder.is_dir():
-        return folder
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    convert(draft)
-    draft.replace(folder)
+    """`folder` with what `convert` writes; renamed into place when whole. Of several made at once one is kept."""
+    if not folder.is_dir():
+        with draft_of(folder) as draft:
+            convert(draft)
+            try:
+                draft.replace(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
     return folder
 
 

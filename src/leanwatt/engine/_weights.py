@@ -53,7 +53,7 @@ def facts(found: Mapping[str, Any], ran: Ran) -> dict[str, Any]:
         "requantized": ran.requantized,
     }
     expected = expectation(told)
-    if expected.is_saving is not None:
+    if expected.reason:  # Also where it only says what the engine did.
         told |= {"saving_expected": expected.is_saving, "saving_reason": expected.reason}
     return told
 
