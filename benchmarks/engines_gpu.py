@@ -1,6 +1,6 @@
 """A shape of a billion weights on an NVIDIA GPU: fp32, bf16, fp8, int8, int4, 2:4 in sparse kernels; measured joules.
 
-    pip install 'leanwatt' torchao==0.18.0      # with a CUDA build of torch
+    pip install 'leanwatt' torchao==0.18.0 mslk  # with a CUDA build of torch; int4's kernels are in mslk
     python benchmarks/engines_gpu.py --shape 1b --batch 1 8 64 --minutes 30 --out runs/engines-gpu
 
 Not yet run on hardware. Random weights, with the same values shuffled as a control, since a GPU's watts move with the

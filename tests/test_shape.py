@@ -1,6 +1,8 @@
 """A shape is weighed phase by phase, is labelled as no quality, and never becomes a record."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,34 @@ def test_unknown_engines_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'openvino'"):
         verbs.profile("134m", tmp_path / "x", ["openvin"])
     assert not (tmp_path / "x").exists()
+
+
+def test_the_script_for_a_gpu_weighs_what_a_cpu_can_and_tries_failures_again(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "benchmarks" / "engines_gpu.py"
+    settings = [
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "2:4",
+        "--batch",
+        "1",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.05",
+        "--prompt",
+        "8",
+        "--answer",
+        "3",
+    ]
+    command = [sys.executable, str(script), "--shape", json.dumps(SMALL), *settings, "--out", str(tmp_path)]
+    first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "| fp32, batch 1, shuffled | decode |" in first
+    assert "- 2:4, batch 1, random: RuntimeError" in first
+    kept = tmp_path / "outcomes.jsonl"
+    weighed = [line for line in kept.read_text().splitlines() if '"why"' not in line]
+    assert len(weighed) == 4, "two phases, random and shuffled weights"
+    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert again.count("- 2:4, batch 1, random") == 1
+    assert [line for line in kept.read_text().splitlines() if '"why"' not in line] == weighed
