@@ -68,6 +68,36 @@ def test_an_engines_form_needs_no_original_weights(winner: Winner, tmp_path: Pat
     assert f"`{form.name}/model.xml`" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("form", ["onnx", "gguf"])
+def test_other_engines_forms_are_written_reloaded_and_checked(form: str, winner: Winner, tmp_path: Path) -> None:
+    if form == "gguf":
+        pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    engine = {"onnx": "onnxruntime", "gguf": "llama_cpp"}[form]
+    folder = export(winner.ranking, winner.offer, tmp_path / "out", form, TICKETS)
+    assert list(folder.glob(f"{engine}-*/*.{form}"))
+    assert not list(folder.glob("*.safetensors"))
+    assert answers(folder, engine) == answers(winner.offer.artifact, engine)
+    assert Offer.read(folder).trial.engine == Choice("engine", engine)
+
+
+def test_a_form_that_computes_something_else_is_not_called_done(
+    winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alike before and after the original weights are gone, and garbage both times."""
+    from leanwatt.engine._asking import Asking
+
+    def garbage(self: Asking, prompts: object) -> object:
+        first, second = sound(self, prompts)
+        return -first, -second
+
+    sound = Asking.probe
+    export(winner.ranking, winner.offer, tmp_path / "sound", "openvino", TICKETS)
+    monkeypatch.setattr(Asking, "probe", garbage)
+    with pytest.raises(StoreError, match="it computes something else"):
+        export(winner.ranking, winner.offer, tmp_path / "out", "openvino", TICKETS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_engine_keeps_no_promise(winner: Winner, tmp_path: Path) -> None:
     trial = replace(winner.offer.trial, engine=Choice("engine", "transformers"))
     mine = winner.ranking.entry(winner.offer.trial.label)

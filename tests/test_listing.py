@@ -74,6 +74,8 @@ class Client:
     fails = False
 
     def __init__(self, tracking_uri: str) -> None:
+        if tracking_uri.startswith("sqlite"):  # As mlflow-skinny does.
+            raise sys.modules["mlflow.exceptions"].MlflowException("no such store")
         self.uri = tracking_uri
 
     def get_experiment_by_name(self, name: str) -> Any:
@@ -116,8 +118,8 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Client]]:
 
 def test_mlflow_is_told_of_each_record_once(stored: dict[str, Any], mlflow: type[Client]) -> None:
     count = len(world().records())
-    assert verbs.records(**stored, mlflow="sqlite:///x") == count
-    assert verbs.records(**stored, mlflow="sqlite:///x") == 0, "all are there already"
+    assert verbs.records(**stored, mlflow="http://127.0.0.1:5000") == count
+    assert verbs.records(**stored, mlflow="http://127.0.0.1:5000") == 0, "all are there already"
     assert len(mlflow.runs) == count
     run = next(run for run in mlflow.runs.values() if run["params"]["job"] == "weigh")
     assert run["metrics"]["joules"] > 0
@@ -126,8 +128,10 @@ def test_mlflow_is_told_of_each_record_once(stored: dict[str, Any], mlflow: type
     assert {run["status"] for run in mlflow.runs.values()} == {"FINISHED"}
     mlflow.fails = True
     with pytest.raises(StoreError, match="did not take") as refused:
-        verbs.records(**stored, mlflow="sqlite:///x")
+        verbs.records(**stored, mlflow="http://127.0.0.1:5000")
     assert "secret" not in str(refused.value)
+    with pytest.raises(StoreError, match="pip install mlflow"):
+        verbs.records(**stored, mlflow="sqlite:///x")
 
 
 def test_the_real_mlflow_takes_them(stored: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

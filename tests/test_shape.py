@@ -110,24 +110,9 @@ def test_unknown_engines_are_refused_before_any_work(tmp_path: Path) -> None:
 
 def test_the_script_for_a_gpu_weighs_what_a_cpu_can_and_tries_failures_again(tmp_path: Path) -> None:
     script = Path(__file__).parent.parent / "benchmarks" / "engines_gpu.py"
-    settings = [
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        "2:4",
-        "--batch",
-        "1",
-        "--rounds",
-        "1",
-        "--seconds",
-        "0.05",
-        "--prompt",
-        "8",
-        "--answer",
-        "3",
-    ]
-    command = [sys.executable, str(script), "--shape", json.dumps(SMALL), *settings, "--out", str(tmp_path)]
+    command = [sys.executable, str(script), "--shape", json.dumps(SMALL), "--out", str(tmp_path), "--device", "cpu"]
+    command += ["--precision", "fp32", "2:4", "--batch", "1", "--rounds", "1", "--seconds", "0.05"]
+    command += ["--prompt", "8", "--answer", "3"]
     first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "| fp32, batch 1, shuffled | decode |" in first
     assert "- 2:4, batch 1, random: RuntimeError" in first

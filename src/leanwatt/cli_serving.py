@@ -125,7 +125,7 @@ def records(
     out: Out = None,
     to: Annotated[Path | None, typer.Option("--to", help="A new .csv or .parquet file.", show_default=False)] = None,
     mlflow: Annotated[
-        str | None, typer.Option("--mlflow", help="Address of an MLflow server, or sqlite:///FILE.", show_default=False)
+        str | None, typer.Option("--mlflow", help="Address of an MLflow server.", show_default=False)
     ] = None,
 ) -> None:
     """Write the records of a study to a file, or log them to MLflow, for dashboards of your own."""

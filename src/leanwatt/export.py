@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leanwatt import catalog
+from leanwatt import agreement, catalog
 from leanwatt.card import card
 from leanwatt.contracts import Session
 from leanwatt.errors import StoreError, StudyError, not_among
@@ -119,7 +119,10 @@ def _as_saved(offer: Offer, target: Path, questions: Sequence[Question]) -> Chec
 
 
 def _converted(offer: Offer, target: Path, questions: Sequence[Question]) -> Check:
-    """Let the engine convert the copy, take the original weights away, and see that it still answers the same."""
+    """Let the engine convert the copy, take the original weights away, and see that it still answers the same.
+
+    Its logits and choices must agree with the original's as far as a study asks of an engine.
+    """
     name, engine = offer.trial.engine.name, catalog.build(offer.trial.engine)
     before = _answers(engine, offer.artifact, questions)
     _answers(engine, target, questions[:1])
@@ -131,6 +134,11 @@ def _converted(offer: Offer, target: Path, questions: Sequence[Question]) -> Che
     after = _answers(engine, target, questions)
     if _same(after, before) < len(questions):
         raise StoreError(f"{target}: the exported form does not answer as engine {name} does in the study.")
+    try:
+        with engine.open(target, 1) as session:
+            agreement.check(name, session, offer.artifact, {"export": questions})
+    except RuntimeError as error:
+        raise StoreError(f"{target}: {error}") from error
     plain = _answers(catalog.build(Choice("engine", "transformers")), offer.artifact, questions)
     alike = sum(mine.text == other.text for mine, other in zip(after, plain, strict=True))
     return Check(len(questions), alike)

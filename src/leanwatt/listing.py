@@ -85,8 +85,8 @@ def log_to_mlflow(records: Sequence[Record], study: str, uri: str) -> int:
         from mlflow.exceptions import MlflowException
     except ModuleNotFoundError as error:
         raise missing_extra("records", "mlflow", "mlflow") from error
-    client = MlflowClient(tracking_uri=uri)
     try:
+        client = MlflowClient(tracking_uri=uri)
         known = client.get_experiment_by_name(study)
         experiment = known.experiment_id if known is not None else client.create_experiment(study)
         found = rows(records)
@@ -94,7 +94,10 @@ def log_to_mlflow(records: Sequence[Record], study: str, uri: str) -> int:
         for row in new:
             _log(client, experiment, row)
     except MlflowException as error:
-        raise StoreError(f"MLflow at {uri} did not take the records ({type(error).__name__}).") from error
+        raise StoreError(
+            f"MLflow at {uri} did not take the records ({type(error).__name__}). The extra talks to a server "
+            "(http://...); for an address of a database install the whole package: pip install mlflow."
+        ) from error
     return len(new)
 
 
