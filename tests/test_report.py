@@ -10,6 +10,7 @@ from leanwatt.errors import StoreError
 from leanwatt.measurement import Provenance
 from leanwatt.ranking import Ratio
 from leanwatt.report import report, sentence, text_table
+from leanwatt.runs import command_of
 from leanwatt.sweet_spot import next_candidates
 from leanwatt.verdict import WIDTH, number, percent, short_names, shortened
 
@@ -188,7 +189,13 @@ def test_markdown_cells_cannot_break_the_table(written):
 def test_an_empty_study_still_has_a_report(usual, tmp_path):
     paths = report(usual.ranking(records=[]), tmp_path / "new")
     assert "No answer" in paths["report.md"].read_text()
-    assert "leanwatt run invented.yaml" in paths["report.md"].read_text()
+    assert "Do it again" not in paths["report.md"].read_text(), "nobody said what repeats it"
+
+
+def test_the_command_that_repeats_a_study_is_the_one_that_was_typed(usual):
+    assert command_of("examples/tickets/study.yaml", None) == "leanwatt run examples/tickets/study.yaml"
+    assert command_of(Path("my study.yaml"), Path("/runs/x y")) == "leanwatt run 'my study.yaml' --out '/runs/x y'"
+    assert command_of(usual.study, "runs/x") == "", "no file, so no command"
 
 
 def test_estimates_are_called_estimates(tmp_path):

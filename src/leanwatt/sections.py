@@ -32,7 +32,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _notes(ranking),
         origins(ranking),
         _machine(ranking),
-        Section("Do it again", (_AGAIN,), code=command),
+        Section("Do it again", (_AGAIN,), code=command) if command else None,
     ]
     return [section for section in found if section is not None and _holds_something(section)]
 
