@@ -1,5 +1,6 @@
 """The report as a page in a real Chromium: light and dark, desk and phone, mouse and keyboard, screen and paper."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from invented import Truth, world
 from leanwatt.beside import write_page
 from leanwatt.bill import Terms
 from leanwatt.charts import front, prices, risks, stages, weights
-from leanwatt.gist import badges, gist, times_less
+from leanwatt.gist import badges, gist, lead, times_less
 from leanwatt.marks import free_places, ticks, with_prefix
 from leanwatt.measurement import Provenance
 from leanwatt.origin import origins
@@ -21,6 +22,7 @@ from leanwatt.report import report
 from leanwatt.section import Grid, Section
 from leanwatt.sections import sections
 from leanwatt.sweet_spot import next_candidates
+from leanwatt.verdict import round_up, sentence
 
 
 def ranked(**settings: Any) -> Ranking:
@@ -69,6 +71,61 @@ def test_where_nothing_is_certain_the_closest_is_named() -> None:
     table = found.ranking()
     assert table.sweet_spot is not None and table.sweet_spot.verdict == "nothing saves"
     assert any(about.startswith("of the reference's energy, perhaps") for about in facts_of(table))
+
+
+REFERENCE = "per ticket than the reference, full(precision=fp32)"
+KEPT = "quality no worse by more than 0.02 (95 %)"
+
+
+def test_the_first_sentence_says_what_saves_how_that_is_known_and_when_it_pays() -> None:
+    found = world(gptq=Truth(cost=0.5, making=300))
+    table = found.ranking(confirmed=next_candidates(found.ranking()))
+    tickets = table.entry(found.label("gptq")).payback_tickets
+    assert tickets is not None and 1000 < tickets < 3000
+    assert lead(table) == (
+        f"gptq(bits=4): 2 times less energy {REFERENCE}, measured by hardware counters; {KEPT}, confirmed on unseen "
+        f"tickets; pays for itself after {round_up(math.ceil(tickets)):,} tickets."
+    )
+    [answer, *_] = sections(table, "")
+    assert answer.text[:2] == (lead(table), sentence(table)), "before the exact one"
+
+
+def test_the_first_sentence_never_calls_cpu_time_energy() -> None:
+    found = world()
+    found.settings["protocol"] = "quick"
+    found.provenance = Provenance.ESTIMATED
+    assert lead(found.ranking()) == (
+        f"A first look: gptq(bits=4): 2 times less CPU time {REFERENCE}, with no energy sensor to rank by; {KEPT}, not "
+        "yet confirmed."
+    )
+
+
+def test_the_first_sentence_says_of_little_what_is_left() -> None:
+    assert "gptq(bits=4): 93 % (92 to 94 %) of the energy per ticket of the reference" in lead(
+        world(gptq=Truth(cost=0.93)).ranking()
+    )
+
+
+def test_the_first_sentence_stays_with_the_reference_where_nothing_saves() -> None:
+    stay = "Stay with the reference, full(precision=fp32): "
+    nothing = world(gptq=Truth(cost=0.5, right=0.5)).ranking()
+    assert lead(nothing) == f"{stay}nothing here is shown to save energy without losing quality."
+    found = world(gptq=Truth(cost=0.5, right_on_test=0.5))
+    refuted = found.ranking(confirmed=next_candidates(found.ranking()))
+    assert lead(refuted) == f"{stay}what looked cheaper and as good did not hold on unseen tickets."
+    unanswered = found.ranking(records=[])
+    assert lead(unanswered) == "" and sections(unanswered, "")[0].text[0].startswith("No answer")
+
+
+@pytest.mark.parametrize(
+    ("right", "on_test"), [(0.95, 0.95), (0.86, 0.99)], ids=["on validation too", "on the test split alone"]
+)
+def test_the_first_sentence_names_a_baseline_that_wins(right: float, on_test: float) -> None:
+    found = world(tfidf=Truth(cost=0.001, right=right, right_on_test=on_test, kernel="classical"))
+    before = found.ranking()
+    said = lead(found.ranking(confirmed=[*before.order_of_candidates, before.reference, "tfidf"]))
+    assert said.startswith(f"tfidf, which is no language model: 1,000 times less energy {REFERENCE}, ")
+    assert said.endswith(f"{KEPT}, confirmed on unseen tickets.")
 
 
 def test_times_less_is_said_only_of_less() -> None:

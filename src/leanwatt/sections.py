@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from leanwatt.gist import gist
+from leanwatt.gist import gist, lead
 from leanwatt.mistakes import abstaining, by_class
 from leanwatt.origin import origins
 from leanwatt.ranking import Entry, Figure, Making, Ranking, Segment
@@ -14,7 +14,7 @@ from leanwatt.verdict import number, percent, provenance_sentence, sentence, sho
 def sections(ranking: Ranking, command: str) -> list[Section]:
     """The whole report, answer first. Empty parts are left out."""
     found = [
-        Section("The answer", (sentence(ranking), provenance_sentence(ranking)), facts=gist(ranking)),
+        answer(ranking),
         Section("Cost against quality", (FRONT,), chart="front") if ranking.leader else None,
         Section("Before you rely on it", items=ranking.caveats),
         _table(ranking),
@@ -35,6 +35,12 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         Section("Do it again", (_AGAIN,), code=command) if command else None,
     ]
     return [section for section in found if section is not None and _holds_something(section)]
+
+
+def answer(ranking: Ranking) -> Section:
+    """In one sentence, then exactly, then in figures."""
+    said = (lead(ranking), sentence(ranking), provenance_sentence(ranking))
+    return Section("The answer", tuple(filter(None, said)), facts=gist(ranking))
 
 
 FRONT = (
