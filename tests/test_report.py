@@ -1,16 +1,19 @@
 import csv
 import json
+import math
 import re
+from html import escape
 from pathlib import Path
 
 import pytest
 from invented import Truth, World, world
 
 from leanwatt.errors import StoreError
-from leanwatt.measurement import Provenance
+from leanwatt.measurement import Energy, Provenance
 from leanwatt.ranking import Ratio
 from leanwatt.report import report, sentence, text_table
 from leanwatt.runs import command_of
+from leanwatt.sections import sections
 from leanwatt.sweet_spot import next_candidates
 from leanwatt.verdict import WIDTH, number, percent, short_names, shortened
 
@@ -145,13 +148,14 @@ def test_all_formats_carry_the_answer(table, written):
 @pytest.mark.parametrize(
     "title",
     ["The answer", "Before you rely on it", "All variants", "Quality", "Cost against quality", "What a ticket takes",
-     "A day at your load", "What making it took", "If energy mattered more, or less", "What a wrong answer is worth",
+     "A day at your load", "What making it took", "What each stage took", "Where the study's energy went",
+     "If energy mattered more, or less", "What a wrong answer is worth",
      "The saving taken apart", "F1 by class: root_cause", "If it may abstain: root_cause", "On the test split",
      "What really ran", "What was measured, what estimated", "Machine", "Do it again"],
 )  # fmt: skip
 def test_every_part_is_there(written, title):
     assert f"## {title}\n" in written["report.md"]
-    assert f"<h2>{title}</h2>" in written["report.html"]
+    assert f"<h2>{escape(title)}</h2>" in written["report.html"]
 
 
 def test_no_ticket_text_and_no_traceback_anywhere(written):
@@ -178,6 +182,52 @@ def test_plots_hold_what_the_table_says(table, written):
     assert (star["x"][0], star["y"][0]) == (spot.spending.joules.value, spot.quality.value)
     lines = plots["plot-2"]["data"]
     assert any(each["type"] == "bar" for each in lines)
+
+
+def column(table, title, name):
+    """Of one of the report's tables, by what stands in its first column."""
+    [grid] = [part.grid for part in sections(table, "") if part.title == title]
+    return {row[0]: row[grid.head.index(name)] for row in grid.rows}
+
+
+def test_what_each_stage_took_adds_up_to_what_making_took():
+    table = world(gptq=Truth(cost=0.5, making=300)).ranking()
+    gptq = {name: column(table, "What each stage took", name)["gptq(bits=4)"] for name in STAGES}
+    assert list(gptq.values()) == ["500", "50", "3000", "300", "3500", "350", "measured"]
+    assert column(table, "What making it took", "joules")["gptq(bits=4)"] == "3500 (measured)"
+    assert column(table, "What making it took", "CPU-seconds")["gptq(bits=4)"] == "350"
+    for entry in table.entries:
+        for unit in ("joules", "cpu_seconds") if entry.making else ():
+            parts = math.fsum(took[unit] for took in entry.making.stages.values())
+            assert parts == pytest.approx(getattr(entry.making, unit)), f"{unit} of {entry.label}"
+
+
+STAGES = ("finetune, J", "finetune, CPU-s", "quantize, J", "quantize, CPU-s", "all, J", "all, CPU-s", "joules are")
+
+
+def test_what_no_sensor_saw_is_unknown_in_the_stages_and_not_nothing():
+    def seen(name, number, joules):
+        energy = Energy(joules, joules, joules, Provenance.MEASURED, source="rapl", scope="package")
+        return {} if name == "quantize" else {"package-0": energy}
+
+    found = world()
+    found.device = seen
+    table = found.ranking()
+    took = [column(table, "What each stage took", name)["gptq(bits=4)"] for name in STAGES]
+    assert took == ["500", "50", "unknown", "100", "500", "150", "measured"]
+    assert table.entry(found.label("gptq")).making.unknown_seconds == 100
+    found.device, found.provenance = None, Provenance.ABSENT
+    took = [column(found.ranking(), "What each stage took", name)["gptq(bits=4)"] for name in STAGES]
+    assert took == ["unknown", "50", "unknown", "100", "unknown", "150", "unknown"]
+
+
+def test_where_the_studys_energy_went_adds_up_to_its_totals(table):
+    went = {name: column(table, "Where the study's energy went", name) for name in ("CPU-seconds", "joules")}
+    assert list(went["joules"]) == ["finetune", "quantize", "load", "weigh/root_cause", "weigh/response"]
+    assert (went["joules"]["finetune"], went["joules"]["quantize"]) == ("500", "4000"), "shared once, failed ones too"
+    for name, unit in (("CPU-seconds", "cpu_seconds"), ("joules", "joules")):
+        told = math.fsum(map(float, went[name].values()))
+        assert told == pytest.approx(getattr(table.totals, unit), rel=0.01), name
 
 
 def test_markdown_cells_cannot_break_the_table(written):

@@ -23,6 +23,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _apart(ranking),
         *usage(ranking),
         _making(ranking),
+        _making_by_stage(ranking),
         _study(ranking),
         _searched(ranking),
         _weights(ranking),
@@ -164,6 +165,38 @@ def _making(ranking: Ranking) -> Section:
             f"{or_dash(lost.joules)} J besides ({lost.provenance}).",
         )
     return Section("What making it took", text, Grid(head, rows), chart="stages" if rows else None)
+
+
+def _making_by_stage(ranking: Ranking) -> Section:
+    """A line per variant, two columns per stage; a line's parts add up to what stands above."""
+    names = short_names(ranking)
+    made = [(entry, entry.making) for entry in ranking.entries if entry.making is not None]
+    stages = dict.fromkeys(stage for _, making in made for stage in making.stages)
+    head = ("variant", *(f"{stage}, {unit}" for stage in stages for unit in ("J", "CPU-s")), "all, J", "all, CPU-s")
+    rows = tuple(
+        (
+            names[entry.label],
+            *(cell for stage in stages for cell in _stage(making, stage)),
+            _joules(making.joules),
+            number(making.cpu_seconds),
+            "unknown" if making.joules is None else making.provenance,
+        )
+        for entry, making in made
+    )
+    text = (
+        "What the bars show, in figures: the mean over seeds and folds, shared work included. A dash: the variant has "
+        "no such stage. `unknown`: no sensor saw it, and it is not in the joules of all."
+    )
+    return Section("What each stage took", (text,), Grid((*head, "joules are"), rows))
+
+
+def _stage(making: Making, stage: str) -> tuple[str, str]:
+    took = making.stages.get(stage)
+    return ("-", "-") if took is None else (_joules(took["joules"]), or_dash(took["cpu_seconds"]))
+
+
+def _joules(joules: float | None) -> str:
+    return "unknown" if joules is None else number(joules)
 
 
 def _study(ranking: Ranking) -> Section:
