@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from leanwatt.gist import gist, lead
-from leanwatt.mistakes import abstaining, by_class
+from leanwatt.mistakes import abstaining, by_class, errors_by_class
 from leanwatt.origin import origins
 from leanwatt.ranking import Entry, Figure, Making, Ranking, Segment
 from leanwatt.section import Grid, Section, figure, or_dash
@@ -29,6 +29,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _weights(ranking),
         _prices(ranking),
         *by_class(ranking),
+        *errors_by_class(ranking),
         *abstaining(ranking),
         _notes(ranking),
         origins(ranking),
