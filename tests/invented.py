@@ -34,6 +34,8 @@ class Truth:
     only: tuple[str, ...] = ("root_cause", "response")
     right_on_test: float | None = None
     making: float = 100.0
+    weak: Mapping[str, float] = field(default_factory=dict)
+    """Causes of which another share is right."""
 
 
 @dataclass
@@ -129,6 +131,7 @@ class World:
             is_right = bool(how_hard < right)
             if task == "root_cause":
                 target = CAUSES[number % 4]
+                is_right = bool(how_hard < self.truth(trial).weak.get(target, right))
                 chosen = target if is_right else CAUSES[(number + 1) % 4]
                 row |= {"target": target, "chosen": chosen, "correct": is_right, "confidence": 0.9}
             else:

@@ -409,6 +409,7 @@ def test_a_finished_study_does_nothing_again(there: Path, lw: Callable[..., Said
     assert "3 trials, 3 done" in said.err
     assert "majority" in said.out
     assert said.out.strip().endswith("The report: out/report/report.html")
+    assert "\nleanwatt run study.yaml --out out\n" in (there / "out/report/report.md").read_text(), "what repeats it"
     assert {path: path.stat().st_mtime_ns for path in (there / "out" / "records").iterdir()} == before
 
 
@@ -417,8 +418,9 @@ def test_rank_and_report_read_records_only(there: Path, lw: Callable[..., Said])
     assert said.code == 0
     assert "majority" in said.out
     assert lw("rank", "study.yaml", "--out", "out", "--json").json
-    written = lw("report", "study.yaml", "--out", "out")
+    written = lw("report", "./study.yaml", "--out", "out")
     assert written.code == 0
+    assert "\nleanwatt run study.yaml --out out\n" in (there / "out/report/report.md").read_text(), "what repeats it"
     files = [Path(line) for line in written.out.split()]
     assert {file.suffix for file in files} >= {".md", ".csv", ".json", ".html"}
     assert all(file.stat().st_size > 0 for file in files)

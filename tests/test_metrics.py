@@ -76,6 +76,18 @@ def test_per_class_is_that_of_scikit_learn() -> None:
         np.testing.assert_allclose(found[column], values)
 
 
+def test_per_class_counts_errors_and_names_the_most_frequent_confusion() -> None:
+    said = {"fibre": ["fibre", "power", "link", "power"], "link": ["link"], "power": ["link", "fibre", None, "power"]}
+    rows = [{"target": target, "chosen": chosen} for target, all_said in said.items() for chosen in all_said]
+    found = metrics.per_class([*rows, {"target": "card", "chosen": None}])[["support", "errors", "said", "said_times"]]
+    assert found.T.to_dict("list") == {
+        "card": [1, 1, "", 1],
+        "fibre": [4, 3, "power", 2],
+        "link": [1, 0, "", 0],
+        "power": [4, 3, "", 1],
+    }
+
+
 @given(st.integers(0, 10_000))
 def test_macro_f1_of_every_resample_is_that_of_repeated_rows(seed: int) -> None:
     frame = graded(30, seed)

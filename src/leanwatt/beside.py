@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from leanwatt.errors import StoreError
-from leanwatt.gist import gist
 from leanwatt.page import whole
 from leanwatt.ranking import Ranking
 from leanwatt.section import Grid, Section
-from leanwatt.sections import FRONT
-from leanwatt.verdict import number, percent, provenance_sentence, sentence, short_names
+from leanwatt.sections import FRONT, answer
+from leanwatt.verdict import number, percent, sentence, short_names
 
 
 def read(place: Path) -> Ranking:
@@ -88,6 +87,5 @@ def write_page(places: Sequence[Path], rankings: Sequence[Ranking], path: Path) 
 
 
 def _chapter(ranking: Ranking) -> list[Section]:
-    said = Section("The answer", (sentence(ranking), provenance_sentence(ranking)), facts=gist(ranking))
     plane = [Section("Cost against quality", (FRONT,), chart="front")] if ranking.leader else []
-    return [said, *plane, Section("Before you rely on it", items=ranking.caveats)]
+    return [answer(ranking), *plane, Section("Before you rely on it", items=ranking.caveats)]

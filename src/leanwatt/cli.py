@@ -270,9 +270,11 @@ def profile(
 def _show_ranking(ranking: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from leanwatt.gist import lead
     from leanwatt.verdict import sentence, text_table
 
-    _show(asdict(ranking) if as_json else f"{text_table(ranking)}\n\n{sentence(ranking)}")
+    said = [text_table(ranking), lead(ranking), sentence(ranking)]
+    _show(asdict(ranking) if as_json else "\n\n".join(filter(None, said)))
 
 
 cli_serving.add_to(app)

@@ -1,4 +1,4 @@
-"""The first screen of a report in a few figures: what is saved, what is lost, when it pays, how sure that is."""
+"""The first screen of a report, a sentence and a few figures: what is saved, what is lost, when it pays, how sure."""
 
 import math
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Final
 
 from leanwatt.ranking import Entry, Ranking, Ratio, SweetSpot
 from leanwatt.section import Fact
-from leanwatt.verdict import number, percent, round_up, short_names, unit_words
+from leanwatt.verdict import number, percent, rivals, round_up, short_names, unit_words
 
 VERDICTS: Final = {
     "nothing saves": "Nothing saves",
@@ -23,6 +23,42 @@ KNOWN_BY: Final = {
     "integrated": "from power readings over time",
     "estimated": "an estimate: no sensor here",
 }
+
+STAY: Final = {
+    "nothing saves": "nothing here is shown to save {unit} without losing quality",
+    "not confirmed": "what looked cheaper and as good did not hold on unseen tickets",
+}
+"""Why the reference is recommended."""
+
+
+def lead(ranking: Ranking) -> str:
+    """The answer in one sentence, for those who read no other; empty where there is none."""
+    spot = ranking.sweet_spot
+    if spot is None:
+        return ""
+    names, beaten = short_names(ranking), rivals(ranking, spot)
+    chosen, ratio = beaten[0] if beaten else (ranking.entry(spot.label), spot.to_reference)
+    first_look = "" if ranking.protocol == "ranked" else "A first look: "
+    if ratio is None:
+        why = STAY.get(spot.verdict, "nothing here was compared with it").format(unit=unit_words(ranking))
+        return f"{first_look}Stay with the reference, {names[ranking.reference]}: {why}."
+    kind = ", which is no language model" if chosen.is_baseline else ""
+    proof = VERDICTS["confirmed" if beaten else spot.verdict].lower()
+    pays = f"; pays for itself after {_tickets(chosen.payback_tickets)}" if chosen.payback_tickets else ""
+    return (
+        f"{first_look}{names[chosen.label]}{kind}: {_less(ranking, ratio)}; quality no worse by more than "
+        f"{ranking.margin:g} (95 %), {proof}{pays}."
+    )
+
+
+def _less(ranking: Ranking, ratio: Ratio) -> str:
+    """How much is saved, of what, against whom, and how that is known."""
+    unit, than = unit_words(ranking), f"the reference, {short_names(ranking)[ranking.reference]}"
+    known = KNOWN_BY.get(ranking.scale.provenance, ranking.scale.provenance)
+    how = known if ranking.scale.unit == "joules" else "with no energy sensor to rank by"
+    if ratio.value > MOST_SHARE:
+        return f"{percent(ratio)} of the {unit} per ticket of {than}, {how}"
+    return f"{times_less(ratio)} {unit} per ticket than {than}, {how}"
 
 
 def badges(ranking: Ranking) -> tuple[tuple[str, bool], ...]:

@@ -33,6 +33,42 @@ def by_class(ranking: Ranking) -> Iterable[Section]:
             yield Section(f"F1 by class: {task}", _losers(ranking, scores), Grid(head, rows))
 
 
+def errors_by_class(ranking: Ranking) -> Iterable[Section]:
+    """What the reference and the recommended variant get wrong, class by class, and what they say instead."""
+    names, spot = short_names(ranking), ranking.sweet_spot
+    labels = dict.fromkeys([ranking.reference, *([spot.label] if spot else [])])
+    for task in dict.fromkeys(task for entry in ranking.entries for task in entry.tasks):
+        found = {
+            label: ranking.entry(label).tasks[task].classes for label in labels if task in ranking.entry(label).tasks
+        }
+        scores = {label: {str(row["class"]): row for row in rows} for label, rows in found.items() if rows}
+        head = (
+            "class",
+            "examples",
+            *(said for e in scores for said in (f"errors: {names[e]}", f"most often: {names[e]}")),
+        )
+        support = {name: row["support"] for rows in scores.values() for name, row in rows.items()}
+        rows = tuple(
+            (name, str(support[name]), *(cell for each in scores.values() for cell in _errors(name, each.get(name))))
+            for name in sorted(support)
+        )
+        if rows:
+            yield Section(f"Errors by class: {task}", (_ERRORS,), Grid(head, rows))
+
+
+_ERRORS = (
+    "Validation examples that were answered wrongly, by their right answer, for the reference and the recommended "
+    "variant; and the confusion that comes most often: right answer -> what was said (how often)."
+)
+
+
+def _errors(name: str, row: Mapping[str, Any] | None) -> tuple[str, str]:
+    if row is None:
+        return "-", "-"
+    said = f"{name} -> {row['said'] or 'no class'} ({row['said_times']})" if row["errors"] else "-"
+    return str(row["errors"]), said
+
+
 def _losers(ranking: Ranking, scores: Scores) -> tuple[str, ...]:
     """The classes on which a variant falls furthest behind the reference: the recommended one, else each model."""
     spot = ranking.sweet_spot

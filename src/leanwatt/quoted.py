@@ -15,14 +15,18 @@ Row = Mapping[str, Any]
 
 
 def quoted(study: Study, ranking: Ranking, store: Store, count: int) -> list[Section]:
-    """By task, up to `count` validation tickets on which the recommended variant and the reference differ most."""
-    spot = ranking.sweet_spot
-    if spot is None or spot.label == ranking.reference:
-        return []
+    """By task, up to `count` validation tickets on which the recommended variant and the reference differ most.
+
+    Where the reference itself is recommended, the cheaper variant whose quality is closest stands in.
+    """
+    chosen = _beside_reference(ranking)
+    if chosen is None:
+        return [Section("Examples", (_NONE,))]
     records = store.records()
-    mine, other = (_rows(store, records, label) for label in (spot.label, ranking.reference))
+    mine, other = (_rows(store, records, label) for label in (chosen, ranking.reference))
     names = short_names(ranking)
-    head = ("ticket", "text", "right answer", names[ranking.reference], names[spot.label])
+    head = ("ticket", "text", "right answer", names[ranking.reference], names[chosen])
+    who = f"{names[chosen]} and the reference, {names[ranking.reference]}"
     found = []
     for choice in study.tasks:
         texts = {
@@ -34,9 +38,24 @@ def quoted(study: Study, ranking: Ranking, store: Store, count: int) -> list[Sec
         rows = tuple(
             (key[1], texts[key[1]], _right(mine[key]), _said(other[key]), _said(mine[key])) for key in shared[:count]
         )
-        text = "Where the two differ most, on validation. These are tickets as they were written: mind who reads this."
-        found.append(Section(f"Examples: {choice.name}", (text,), Grid(head, rows)))
+        text = f"Where {who}, differ most, on validation. These are tickets as they were written: mind who reads this."
+        nothing = f"Nothing is quoted: {who}, are equally right on every validation ticket that can be shown."
+        found.append(
+            Section(f"Examples: {choice.name}", (text if rows else nothing,), Grid(head, rows) if rows else None)
+        )
     return found
+
+
+_NONE = "Nothing is quoted: no finished variant is known to take less than the reference, and to be held beside it."
+
+
+def _beside_reference(ranking: Ranking) -> str | None:
+    """The recommended one; else, of those that took less than the reference, the one with the closest quality."""
+    spot = ranking.sweet_spot
+    if spot is not None and spot.label != ranking.reference:
+        return spot.label
+    cheaper = [e for e in ranking.entries if e.quality is not None and e.to_reference and e.to_reference.value < 1]
+    return max(cheaper, key=lambda entry: entry.quality or 0.0).label if cheaper else None
 
 
 def _rows(store: Store, records: Sequence[Record], label: str) -> dict[tuple[str, str], Row]:

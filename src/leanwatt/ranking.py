@@ -102,7 +102,8 @@ class TaskResult:
     figures: Mapping[str, Figure]
     """Every metric of the task."""
     classes: tuple[Mapping[str, Any], ...] = ()
-    """Per class: `class`, `precision`, `recall`, `f1`, `support`."""
+    """Per class, of the first seed: `class`, `precision`, `recall`, `f1`, `support`, `errors`, `said` (what it was most
+    often taken for), `said_times`."""
     risk: Mapping[str, float] = field(default_factory=dict)
     """Share answered, the most confident first -> share of these that is wrong; empty without confidences."""
     spending: Spending | None = None

@@ -19,14 +19,13 @@ from leanwatt.verdict import sentence, text_table
 __all__ = ["report", "sentence", "text_table"]
 
 
-def report(
-    ranking: Ranking, folder: Path, command: str | None = None, besides: Sequence[Section] = ()
-) -> dict[str, Path]:
+def report(ranking: Ranking, folder: Path, command: str = "", besides: Sequence[Section] = ()) -> dict[str, Path]:
     """Write all four; returns their paths by file name. Raises StoreError.
 
-    `command` is what repeats the study; `besides` are sections that somebody asked for, such as quoted tickets.
+    `command` is what repeats the study, where that is known; `besides` are sections that somebody asked for, such as
+    quoted tickets.
     """
-    parts = [*sections(ranking, command or f"leanwatt run {ranking.study}.yaml"), *besides]
+    parts = [*sections(ranking, command), *besides]
     texts = {
         "report.md": markdown(ranking, parts),
         "report.html": page(ranking, parts),

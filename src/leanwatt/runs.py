@@ -1,5 +1,6 @@
 """Where a study is and where its results are kept: what every command is given."""
 
+import shlex
 from pathlib import Path
 
 from leanwatt.store import Store
@@ -22,3 +23,10 @@ def store_of(study: Study, out: str | Path | None) -> Store:
 def is_exported(study: Study | str | Path) -> bool:
     """A folder, where a study would be a file."""
     return not isinstance(study, Study) and Path(study).is_dir()
+
+
+def command_of(study: Study | str | Path, out: str | Path | None) -> str:
+    """What repeats a study in a shell; empty for one that was given without a file."""
+    if isinstance(study, Study):
+        return ""
+    return shlex.join(["leanwatt", "run", str(study), *(["--out", str(out)] if out else [])])

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from leanwatt.gist import gist
-from leanwatt.mistakes import abstaining, by_class
+from leanwatt.gist import gist, lead
+from leanwatt.mistakes import abstaining, by_class, errors_by_class
 from leanwatt.origin import origins
 from leanwatt.ranking import Entry, Figure, Making, Ranking, Segment
 from leanwatt.section import Grid, Section, figure, or_dash
@@ -14,7 +14,7 @@ from leanwatt.verdict import number, percent, provenance_sentence, sentence, sho
 def sections(ranking: Ranking, command: str) -> list[Section]:
     """The whole report, answer first. Empty parts are left out."""
     found = [
-        Section("The answer", (sentence(ranking), provenance_sentence(ranking)), facts=gist(ranking)),
+        answer(ranking),
         Section("Cost against quality", (FRONT,), chart="front") if ranking.leader else None,
         Section("Before you rely on it", items=ranking.caveats),
         _table(ranking),
@@ -23,18 +23,26 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _apart(ranking),
         *usage(ranking),
         _making(ranking),
+        _making_by_stage(ranking),
         _study(ranking),
         _searched(ranking),
         _weights(ranking),
         _prices(ranking),
         *by_class(ranking),
+        *errors_by_class(ranking),
         *abstaining(ranking),
         _notes(ranking),
         origins(ranking),
         _machine(ranking),
-        Section("Do it again", (_AGAIN,), code=command),
+        Section("Do it again", (_AGAIN,), code=command) if command else None,
     ]
     return [section for section in found if section is not None and _holds_something(section)]
+
+
+def answer(ranking: Ranking) -> Section:
+    """In one sentence, then exactly, then in figures."""
+    said = (lead(ranking), sentence(ranking), provenance_sentence(ranking))
+    return Section("The answer", tuple(filter(None, said)), facts=gist(ranking))
 
 
 FRONT = (
@@ -158,6 +166,38 @@ def _making(ranking: Ranking) -> Section:
             f"{or_dash(lost.joules)} J besides ({lost.provenance}).",
         )
     return Section("What making it took", text, Grid(head, rows), chart="stages" if rows else None)
+
+
+def _making_by_stage(ranking: Ranking) -> Section:
+    """A line per variant, two columns per stage; a line's parts add up to what stands above."""
+    names = short_names(ranking)
+    made = [(entry, entry.making) for entry in ranking.entries if entry.making is not None]
+    stages = dict.fromkeys(stage for _, making in made for stage in making.stages)
+    head = ("variant", *(f"{stage}, {unit}" for stage in stages for unit in ("J", "CPU-s")), "all, J", "all, CPU-s")
+    rows = tuple(
+        (
+            names[entry.label],
+            *(cell for stage in stages for cell in _stage(making, stage)),
+            _joules(making.joules),
+            number(making.cpu_seconds),
+            "unknown" if making.joules is None else making.provenance,
+        )
+        for entry, making in made
+    )
+    text = (
+        "What the bars show, in figures: the mean over seeds and folds, shared work included. A dash: the variant has "
+        "no such stage. `unknown`: no sensor saw it, and it is not in the joules of all."
+    )
+    return Section("What each stage took", (text,), Grid((*head, "joules are"), rows))
+
+
+def _stage(making: Making, stage: str) -> tuple[str, str]:
+    took = making.stages.get(stage)
+    return ("-", "-") if took is None else (_joules(took["joules"]), or_dash(took["cpu_seconds"]))
+
+
+def _joules(joules: float | None) -> str:
+    return "unknown" if joules is None else number(joules)
 
 
 def _study(ranking: Ranking) -> Section:

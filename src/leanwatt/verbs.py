@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from leanwatt.errors import StoreError, StudyError, missing_extra
 from leanwatt.recipe import Choice, Trial
 from leanwatt.record import Record
-from leanwatt.runs import is_exported, read, store_of
+from leanwatt.runs import command_of, is_exported, read, store_of
 from leanwatt.store import Store
 from leanwatt.study import Study
 from leanwatt.upkeep import feedback, keys, look, ratings_file, records, watch
@@ -81,7 +81,7 @@ def run(
     budget = Budget(planned.study, planned.needs)
     flow = Flow(_bench(planned, store), list(planned.trials), store, notice, retry, budget)
     ranking = flow.run()
-    write(ranking, store.folder / "report")
+    write(ranking, store.folder / "report", command_of(study, out))
     return ranking
 
 
@@ -111,7 +111,7 @@ def report(study: Study | str | Path, out: str | Path | None = None, *, examples
     asked = read(study)
     store, ranking = store_of(asked, out), rank(asked, out)
     besides = quoted(asked, ranking, store, examples) if examples else []
-    return list(write(ranking, store.folder / "report", besides=besides).values())
+    return list(write(ranking, store.folder / "report", command_of(study, out), besides).values())
 
 
 def compare(places: Sequence[str | Path], page: str | Path | None = None) -> list[Ranking]:

@@ -32,22 +32,26 @@ def sentence(ranking: Ranking) -> str:
     return " ".join(said)
 
 
-def _beaten(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
+def rivals(ranking: Ranking, spot: SweetSpot) -> list[tuple[Entry, Ratio]]:
     """Baselines that validation could not tell from the reference, and the test split can: non-inferior, and cheaper.
 
-    All of them meet the test split, whatever validation says, so their number alone is corrected for.
+    All of them meet the test split, whatever validation says, so their number alone is corrected for. Cheapest first,
+    each with its cost over the reference's.
     """
     chosen = ranking.entry(spot.label)
     plain = [e for e in ranking.entries if e.is_baseline and e.is_complete and e.confirmation and e is not chosen]
     p_values = {e.label: e.confirmation.p for e in plain if e.confirmation and e.confirmation.p is not None}
     holds = [e for e in plain if holm(p_values).get(e.label, 1.0) <= LEVEL]
-    for entry in holds:
-        if entry.to_reference is None or chosen.is_baseline or not _is_cheaper(entry, chosen):
-            continue
+    cheaper = [e for e in holds if not chosen.is_baseline and _is_cheaper(e, chosen)]
+    return [(e, e.to_reference) for e in cheaper if e.to_reference is not None]
+
+
+def _beaten(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
+    for entry, ratio in rivals(ranking, spot):
         scores = "; ".join(_against_reference(ranking, entry, task) for task in entry.tasks)
         yield (
             f"Use {entry.label}: on the test split it is non-inferior to the reference ({scores}) at "
-            f"{percent(entry.to_reference)} of its {unit_words(ranking)} per ticket; validation alone could not tell."
+            f"{percent(ratio)} of its {unit_words(ranking)} per ticket; validation alone could not tell."
         )
 
 
