@@ -43,7 +43,8 @@ def rivals(ranking: Ranking, spot: SweetSpot) -> list[tuple[Entry, Ratio]]:
     p_values = {e.label: e.confirmation.p for e in plain if e.confirmation and e.confirmation.p is not None}
     holds = [e for e in plain if holm(p_values).get(e.label, 1.0) <= LEVEL]
     cheaper = [e for e in holds if not chosen.is_baseline and _is_cheaper(e, chosen)]
-    return [(e, e.to_reference) for e in cheaper if e.to_reference is not None]
+    found = [(e, e.to_reference) for e in cheaper if e.to_reference is not None]
+    return sorted(found, key=lambda pair: pair[1].value)
 
 
 def _beaten(ranking: Ranking, spot: SweetSpot) -> Iterable[str]:
