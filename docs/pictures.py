@@ -83,6 +83,7 @@ def opened(browser: Any, url: str, scheme: str = "light", size: dict[str, int] =
     context = browser.new_context(viewport=size, color_scheme=scheme)
     page = context.new_page()
     page.goto(url)
+    page.wait_for_function("[...document.querySelectorAll('.plot')].every(each => each.querySelector('.main-svg'))")
     page.wait_for_timeout(SETTLE_MILLISECONDS)
     yield page
     context.close()

@@ -417,6 +417,7 @@ def test_rank_and_report_read_records_only(there: Path, lw: Callable[..., Said])
     said = lw("rank", "study.yaml", "--out", "out")
     assert said.code == 0
     assert "majority" in said.out
+    assert "\n\nA first look: " in said.out and "\n\nA first look (quick protocol)" in said.out, "plainly, then exactly"
     assert lw("rank", "study.yaml", "--out", "out", "--json").json
     written = lw("report", "./study.yaml", "--out", "out")
     assert written.code == 0
