@@ -74,6 +74,8 @@ class Even:
     def add(self, *answers: Answer, seconds: float) -> None:
         pass
 
-    def share(self, *answers: Answer) -> Energy:
-        joules = float(len(answers))
-        return Energy(joules, joules / 2, joules * 2, Provenance.ESTIMATED, source="estimate", scope="package")
+    def shares(self, *parts: Sequence[Answer]) -> Sequence[Energy]:
+        return [
+            Energy(len(part), len(part) / 2, len(part) * 2, Provenance.ESTIMATED, source="estimate", scope="package")
+            for part in parts
+        ]

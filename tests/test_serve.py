@@ -135,10 +135,10 @@ def test_a_ticket_has_causes_a_draft_and_its_energy(server: Callable[..., Server
 class Unknown(Even):
     """A window that has not seen enough."""
 
-    def share(self, *answers: Any) -> Any:
+    def shares(self, *parts: Any) -> Any:
         from leanwatt.measurement import Energy
 
-        return Energy(None, flags=("no window yet: the sensors need 5 s",))
+        return [Energy(None, flags=("no window yet: the sensors need 5 s",)) for _ in parts]
 
 
 def test_energy_that_is_not_known_is_absent_and_says_why(server: Callable[..., Server]) -> None:
