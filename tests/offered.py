@@ -29,7 +29,7 @@ PROMISE = Promise(2.0, 1.0, 4.0, "estimated", "estimate", "package", "m1", batch
 
 def offer_of(artifact: Path, **changes: Any) -> Offer:
     trial = Trial(Variant(Recipe("tiny")), Choice("engine", "transformers"), batch=4)
-    columns = Columns("description", "cause", "resolution")
+    columns = Columns("description", "cause", "resolution", others=("action",))
     return replace(Offer("tiny", trial, artifact, FORM, Choice("meter", "estimate"), PROMISE, columns), **changes)
 
 
