@@ -5,13 +5,14 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from leanwatt.promise import Books
 from leanwatt.prompt import Encoder
 from leanwatt.question import Prompt
 from leanwatt.routes import Desk, application
-from leanwatt.serve import TURN_SECONDS, long_turns, open_to, opened
+from leanwatt.serve import SPARE_CONNECTIONS, TURN_SECONDS, long_turns, open_to, opened
 from leanwatt.serving import Settings
 
 TICKET = {"ticket": "site A power lost"}
@@ -468,8 +469,6 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
-    import socket
-
     from leanwatt.serve import serve
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -639,6 +638,20 @@ def test_sigterm_under_load_loses_no_accepted_request(folder: Path, tmp_path: Pa
     assert set(replies) == {200}
     assert len(replies) == int(accepted) == int(answered) >= 30
     assert "Traceback" not in said
+
+
+def test_there_are_only_so_many_connections(folder: Path, tmp_path: Path) -> None:
+    server = Running(folder, tmp_path / "none.json", "--queue", "1")
+    host, port = server.url.removeprefix("http://").split(":")
+    with ExitStack() as open_ones:
+        for _ in range(1 + SPARE_CONNECTIONS):
+            open_ones.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        extra = open_ones.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        assert extra.recv(4096).startswith(b"HTTP/1.1 503")
+    ends = time.monotonic() + 10
+    while httpx2.get(f"{server.url}/healthz").status_code != 200:
+        assert time.monotonic() < ends, "there is room again"
+    server.stop()
 
 
 def test_threads_have_longer_turns_only_while_it_serves() -> None:
