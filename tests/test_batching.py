@@ -229,3 +229,11 @@ def test_what_became_of_every_request_is_counted_apart(held: Held) -> None:
     assert [type(each.exception(0)) for each in bad] == [ZeroDivisionError] * 2
     assert (batcher.answered, batcher.withdrawn, batcher.failed) == (2, 3, 2)
     assert batcher.accepted == batcher.answered + batcher.withdrawn + batcher.failed
+    assert batcher.account() == "Accepted 7 requests, and answered 2; 3 withdrawn; 2 failed."
+
+
+def test_what_did_not_happen_is_not_spoken_of() -> None:
+    batcher = Batcher(Echo(), Even(), Rules(1, 0.0))
+    assert text_of(batcher.submit([question("x")])) == "x"
+    batcher.close()
+    assert batcher.account() == "Accepted 1 requests, and answered 1."

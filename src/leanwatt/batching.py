@@ -114,6 +114,12 @@ class Batcher:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()
 
+    def account(self) -> str:
+        """What became of the accepted, in words; who waits or is being answered is in no count but the first."""
+        others = {"withdrawn": self.withdrawn, "failed": self.failed}
+        rest = "".join(f"; {count} {what}" for what, count in others.items() if count)
+        return f"Accepted {self.accepted} requests, and answered {self.answered}{rest}."
+
     def submit(self, questions: Sequence[Question], heard: Mapping[int, Heard] | None = None) -> Future[Answered]:
         """Accept a request; cancel the future to take it back while it waits. Raises BusyError."""
         with self._changed:

@@ -95,9 +95,7 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
         told(f"Serving {offer.trial.label} as '{offer.name}' on http://{f'[{host}]' if ':' in host else host}:{port}/")
         with _ended_by_signals(server), long_turns():
             server.run(sockets=[listening])
-        others = {"withdrawn": batcher.withdrawn, "failed": batcher.failed}
-        rest = "".join(f"; {count} {what}" for what, count in others.items() if count)
-        told(f"Stopped. Accepted {batcher.accepted} requests, and answered {batcher.answered}{rest}.")
+        told(f"Stopped. {batcher.account()}")
 
 
 def _listening(settings: Settings) -> socket.socket:
