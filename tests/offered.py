@@ -29,7 +29,7 @@ PROMISE = Promise(2.0, 1.0, 4.0, "estimated", "estimate", "package", "m1", batch
 
 def offer_of(artifact: Path, **changes: Any) -> Offer:
     trial = Trial(Variant(Recipe("tiny")), Choice("engine", "transformers"), batch=4)
-    columns = Columns("description", "cause", "resolution")
+    columns = Columns("description", "cause", "resolution", others=("action",))
     return replace(Offer("tiny", trial, artifact, FORM, Choice("meter", "estimate"), PROMISE, columns), **changes)
 
 
@@ -74,6 +74,8 @@ class Even:
     def add(self, *answers: Answer, seconds: float) -> None:
         pass
 
-    def share(self, *answers: Answer) -> Energy:
-        joules = float(len(answers))
-        return Energy(joules, joules / 2, joules * 2, Provenance.ESTIMATED, source="estimate", scope="package")
+    def shares(self, *parts: Sequence[Answer]) -> Sequence[Energy]:
+        return [
+            Energy(len(part), len(part) / 2, len(part) * 2, Provenance.ESTIMATED, source="estimate", scope="package")
+            for part in parts
+        ]

@@ -37,7 +37,7 @@ LAYERS = (
     ("sections", "page", "report", "beside", "quoted"),
     ("weigh", "listing"),
     ("form", "answering", "promise", "feedback", "offer", "card", "export"),
-    ("serving", "batching", "wire", "keys", "pace", "gate", "gauges", "routes", "serve"),
+    ("serving", "batching", "wire", "keys", "pace", "gate", "connections", "gauges", "routes", "serve"),
     ("shape", "jobs", "plan", "budget", "agenda", "headway", "watch"),
     ("pipeline",),
     ("runs", "upkeep", "verbs"),

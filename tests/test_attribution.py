@@ -225,3 +225,16 @@ def test_one_answer_is_repeated_until_the_sensors_have_seen_enough(
     answers = _repeated(clerk, [None], Ledger(meter), window)  # type: ignore[arg-type, list-item]
     assert clerk.asked == asked
     assert window.share(*answers).joules == (None if joules is None else pytest.approx(joules, rel=0.05))
+
+
+def test_the_parts_of_a_batch_are_shared_out_of_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter()
+    window = Rolling(meter)
+    parts = [[Answer(tokens_in=10)], [Answer(tokens_in=20), Answer(tokens_out=10)], []]
+    assert [each.joules for each in window.shares(*parts)] == [None] * 3
+    meter.now += 5
+    window.add(*(answer for part in parts for answer in part), seconds=5.0)
+    looked, look = [], Rolling.window
+    monkeypatch.setattr(Rolling, "window", lambda self: looked.append(self) or look(self))
+    assert [each.joules for each in window.shares(*parts)] == pytest.approx([125.0, 375.0, 0.0])
+    assert len(looked) == 1, "finding the window takes long when it has many readings"

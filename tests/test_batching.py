@@ -182,3 +182,58 @@ def test_answers_that_do_not_fit_the_questions_are_an_error() -> None:
     with pytest.raises(RuntimeError, match="more answers"):
         batcher.submit([question("x")]).result(10)
     batcher.close()
+
+
+def begun(batcher: Batcher) -> Future[Answered]:
+    """A request that the engine works on."""
+    first = batcher.submit([question("first")])
+    while batcher.waiting:
+        time.sleep(0.001)
+    return first
+
+
+def test_who_leaves_makes_room_for_others(held: Held) -> None:
+    batcher = Batcher(held, Even(), Rules(1, 0.0, queue=2))
+    first = begun(batcher)
+    gone = [batcher.submit([question("gone")]) for _ in range(2)]
+    with pytest.raises(BusyError):
+        batcher.submit([question("too many")])
+    assert all(each.cancel() for each in gone)
+    assert batcher.waiting == 0, "nobody waits any more"
+    others = [batcher.submit([question(text)]) for text in ("a", "b")]
+    held.gate.set()
+    assert [text_of(each) for each in (first, *others)] == ["first", "a", "b"]
+    batcher.close()
+
+
+def test_the_engine_goes_on_when_all_leave_while_it_gathers() -> None:
+    batcher = Batcher(Echo(), Even(), Rules(4, wait_seconds=0.05))
+    assert batcher.submit([question("gone")]).cancel()
+    time.sleep(0.1)
+    assert text_of(batcher.submit([question("next")])) == "next"
+    batcher.close()
+
+
+def test_what_became_of_every_request_is_counted_apart(held: Held) -> None:
+    batcher = Batcher(held, Even(), Rules(1, 0.0))
+    first = begun(batcher)
+    gone = [batcher.submit([question("gone")]) for _ in range(3)]
+    bad = [batcher.submit([question("poison")]) for _ in range(2)]
+    good = batcher.submit([question("good")])
+    for each in gone:
+        each.cancel()
+    assert not first.cancel(), "the engine has begun"
+    held.gate.set()
+    batcher.close()
+    assert text_of(first) + text_of(good) == "firstgood"
+    assert [type(each.exception(0)) for each in bad] == [ZeroDivisionError] * 2
+    assert (batcher.answered, batcher.withdrawn, batcher.failed) == (2, 3, 2)
+    assert batcher.accepted == batcher.answered + batcher.withdrawn + batcher.failed
+    assert batcher.account() == "Accepted 7 requests, and answered 2; 3 withdrawn; 2 failed."
+
+
+def test_what_did_not_happen_is_not_spoken_of() -> None:
+    batcher = Batcher(Echo(), Even(), Rules(1, 0.0))
+    assert text_of(batcher.submit([question("x")])) == "x"
+    batcher.close()
+    assert batcher.account() == "Accepted 1 requests, and answered 1."

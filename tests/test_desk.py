@@ -117,6 +117,52 @@ def test_the_whole_path(page: Any, opened: Site) -> None:
     opened.feedback.clear()
 
 
+def test_a_rating_is_kept_once_and_belongs_to_its_answer(page: Any, opened: Site) -> None:
+    """Replies are held back, so that a second click and a new answer come before them."""
+    held: list[Any] = []
+
+    def let_go() -> None:
+        before = len(opened.feedback.all())
+        ends = time.monotonic() + 20
+        while not held:
+            assert time.monotonic() < ends, "nothing was sent"
+            page.wait_for_timeout(10)
+        held.pop(0).continue_()
+        while len(opened.feedback.all()) == before:
+            assert time.monotonic() < ends, "nothing was kept"
+            page.wait_for_timeout(10)
+
+    opened.feedback.clear()
+    page.goto(opened.url)
+    ask(page, "the first")
+    page.route("**/v1/feedback", lambda route: held.append(route))  # noqa: PLW0108 - a bound method is refused
+    page.evaluate("() => { for (const id of ['right', 'right', 'wrong']) at(id).click(); }")
+    assert page.is_disabled("#right") and page.is_disabled("#wrong"), "before there is a reply"
+    ask(page, "the second")
+    let_go()
+    page.wait_for_timeout(200)
+    assert held == [], "one click, one rating"
+    assert page.is_hidden("#undo"), "the second is not rated"
+    assert page.is_enabled("#right")
+    page.click("#wrong")
+    let_go()
+    page.wait_for_selector("#undo:not([hidden])")
+    assert [(each.ticket, each.is_right) for each in opened.feedback.all()] == [
+        ("the first", True),
+        ("the second", False),
+    ]
+    page.unroute("**/v1/feedback")
+    page.evaluate("() => { at('undo').click(); at('undo').click(); }")
+    until(page, "document.getElementById('said').textContent.startsWith('Taken back')")
+    assert [each.ticket for each in opened.feedback.all()] == ["the first"], "each has a number of its own"
+    page.route("**/v1/feedback", lambda route: route.abort())
+    page.click("#wrong")
+    until(page, "document.getElementById('said').textContent.includes('cannot be reached')")
+    assert page.is_enabled("#wrong"), "what failed can be tried again"
+    assert page.evaluate("document.activeElement.id") == "wrong"
+    opened.feedback.clear()
+
+
 def test_markup_in_a_ticket_stays_text(page: Any, opened: Site) -> None:
     page.goto(opened.url)
     ask(page, MARKUP)

@@ -36,6 +36,16 @@ def test_a_removed_key_stops_working_at_once(tmp_path: Path) -> None:
     assert server.owner(key) is None
 
 
+def test_a_key_that_is_removed_within_one_tick_of_the_clock_stops_working(tmp_path: Path) -> None:
+    server, admin = Keys(tmp_path / "keys.json"), Keys(tmp_path / "keys.json")
+    key = admin.add("noc")
+    os.utime(admin.file, ns=(1, 1))
+    assert server.owner(key) == "noc"
+    admin.remove("noc")
+    os.utime(admin.file, ns=(1, 1))
+    assert server.owner(key) is None
+
+
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "né"])
 def test_unfit_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="are allowed"):

@@ -5,12 +5,14 @@ import json
 import os
 import re
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from offered import CAUSES, FORM, PROMISE, Echo, Even, folder_of, offer_of
 from leanwatt import verbs
 from leanwatt.batching import Batcher, Rules
 from leanwatt.errors import MissingExtraError, StudyError, UserError
-from leanwatt.feedback import Feedback
+from leanwatt.feedback import Feedback, Rating
 from leanwatt.gate import Gate, Terms
 from leanwatt.gauges import Gauges
 from leanwatt.keys import Keys
@@ -32,7 +34,7 @@ from leanwatt.promise import Books
 from leanwatt.prompt import Encoder
 from leanwatt.question import Prompt
 from leanwatt.routes import Desk, application
-from leanwatt.serve import TURN_SECONDS, long_turns, open_to, opened
+from leanwatt.serve import SPARE_CONNECTIONS, TURN_SECONDS, long_turns, open_to, opened
 from leanwatt.serving import Settings
 
 TICKET = {"ticket": "site A power lost"}
@@ -135,10 +137,10 @@ def test_a_ticket_has_causes_a_draft_and_its_energy(server: Callable[..., Server
 class Unknown(Even):
     """A window that has not seen enough."""
 
-    def share(self, *answers: Any) -> Any:
+    def shares(self, *parts: Any) -> Any:
         from leanwatt.measurement import Energy
 
-        return Energy(None, flags=("no window yet: the sensors need 5 s",))
+        return [Energy(None, flags=("no window yet: the sensors need 5 s",)) for _ in parts]
 
 
 def test_energy_that_is_not_known_is_absent_and_says_why(server: Callable[..., Server]) -> None:
@@ -189,7 +191,14 @@ BAD: list[tuple[str, dict[str, Any], int, str]] = [
     ("/v1/completions", {"json": {"model": "tiny", "prompt": "x", "max_tokens": 65}}, 400, "at most 64"),
     ("/v1/completions", {"json": {"model": "tiny", "prompt": "x", "max_tokens": 0}}, 400, "max_tokens"),
     ("/v1/completions", {"json": {"model": "tiny", "prompt": "x", "temperature": 0.7}}, 400, "temperature"),
-    ("/v1/completions", {"json": {"model": "tiny", "prompt": "x", "tools": []}}, 400, "tools"),
+    ("/v1/completions", {"json": {"model": "tiny", "prompt": "x", "tools": []}}, 400, "body: unknown field"),
+    ("/v1/tickets", {"json": {"ticket": "x", "SECRET": 1}}, 400, "body: unknown field"),
+    (
+        "/v1/chat/completions",
+        {"json": {"model": "tiny", "messages": [{"role": "user", "content": "x", "SECRET": 1}]}},
+        400,
+        "messages.0: unknown field",
+    ),
     ("/v1/completions", {"json": {"model": "other", "prompt": "x"}}, 404, "one model"),
     ("/v1/chat/completions", {"json": {"model": "tiny", "messages": []}}, 400, "messages"),
     ("/v1/chat/completions", {"json": {"model": "tiny", "messages": [{"role": "cat", "content": ""}]}}, 400, "role"),
@@ -274,6 +283,67 @@ def test_what_takes_too_long_is_a_504(server: Callable[..., Server]) -> None:
     assert '"code": "timeout"' in sent(here, "POST", "/v1/completions", json=stream).text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_nobody_waited_for_was_spent_all_the_same(stream: bool, server: Callable[..., Server]) -> None:
+    here = server(Echo(seconds=0.3), timeout_seconds=0.05)
+    route, body = "/v1/completions", {"model": "tiny", "prompt": "x", "stream": stream}
+
+    async def gives_up() -> int:
+        async with client_of(here) as client:
+            reply = await client.post(route, json=body)
+            await asyncio.to_thread(here.batcher.close)
+            return reply.status_code
+
+    assert asyncio.run(gives_up()) == (200 if stream else 504)
+    assert (here.desk.books.day().answers, here.desk.books.day().joules) == (1, {"estimated": 1.0})
+    assert metric(here, f'leanwatt_request_joules_sum{{provenance="estimated",route="{route}"}}') == 1
+    assert metric(here, 'leanwatt_tokens_total{direction="out"}') == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_waited_for_is_booked_once(stream: bool, server: Callable[..., Server]) -> None:
+    here = server()
+    for _ in range(3):
+        sent(here, "POST", "/v1/completions", json={"model": "tiny", "prompt": "x", "stream": stream})
+    assert (here.desk.books.day().answers, here.desk.books.day().joules) == (3, {"estimated": 3.0})
+    sent(here, "POST", "/v1/completions", json={"model": "tiny", "prompt": "poison", "stream": stream})
+    assert here.desk.books.day().answers == 3, "what failed was not answered"
+
+
+def test_who_gives_up_while_waiting_is_withdrawn(server: Callable[..., Server]) -> None:
+    here = server(Echo(seconds=0.3), rules=Rules(1, 0.0), timeout_seconds=0.05)
+
+    async def crowd() -> list[httpx2.Response]:
+        async with client_of(here) as client:
+            return await asyncio.gather(*(client.post("/v1/tickets", json=TICKET) for _ in range(4)))
+
+    assert [reply.status_code for reply in asyncio.run(crowd())] == [504] * 4
+    here.batcher.close()
+    assert (here.batcher.accepted, here.batcher.answered, here.batcher.withdrawn) == (4, 1, 3)
+    assert here.desk.books.day().answers == 1
+
+
+def test_how_many_wait_and_how_long_requests_took_are_told(server: Callable[..., Server]) -> None:
+    here = server(Echo(seconds=0.2), rules=Rules(1, 0.0))
+
+    async def crowd() -> list[float]:
+        """What the queue says while the engine is at the first of four."""
+        async with client_of(here) as client:
+            asked = [asyncio.create_task(client.post("/v1/tickets", json=TICKET)) for _ in range(4)]
+            while here.batcher.accepted < 4 or here.batcher.waiting == 4:
+                await asyncio.sleep(0.001)
+            said = (await client.get("/metrics")).text
+            await asyncio.gather(*asked)
+            return [float(found) for found in re.findall(r"^leanwatt_queue (\S+)$", said, re.MULTILINE)]
+
+    assert asyncio.run(crowd()) == [3]
+    assert metric(here, "leanwatt_queue") == 0
+    assert metric(here, 'leanwatt_request_seconds_count{route="/v1/tickets"}') == 4
+    assert metric(here, 'leanwatt_request_seconds_sum{route="/v1/tickets"}') >= 0.2 + 0.4 + 0.6 + 0.8
+    assert metric(here, 'leanwatt_request_seconds_bucket{le="0.1",route="/v1/tickets"}') == 0
+    assert metric(here, "leanwatt_queued_seconds_count") == 4
+
+
 def test_a_body_that_dawdles_or_breaks_off_is_refused(server: Callable[..., Server]) -> None:
     here = server(terms=Terms(None, Pace(1000), 4096, read_seconds=0.05))
     said: list[dict[str, Any]] = []
@@ -308,11 +378,37 @@ def test_ratings_are_kept_and_taken_back(server: Callable[..., Server]) -> None:
     [kept] = here.desk.feedback.all()
     assert (kept.true_cause, kept.true_response, kept.variant) == (CAUSES[1], "spliced", here.desk.offer.trial.label)
     assert sent(here, "DELETE", f"/v1/feedback/{reply.json()['id']}").status_code == 204
-    assert sent(here, "DELETE", f"/v1/feedback/{reply.json()['id']}").status_code == 404
+    for number in (reply.json()["id"], 0, -1, 2**63 - 1, 2**63, 99999999999999999999999):
+        assert sent(here, "DELETE", f"/v1/feedback/{number}").status_code == 404, number
     assert here.desk.feedback.all() == []
     none = server(feedback=None)
     assert sent(none, "POST", "/v1/feedback", json=body).status_code == 404
     assert sent(none, "GET", "/v1/models").json()["data"][0]["leanwatt"]["rating_days"] is None
+
+
+def test_ratings_go_also_on_a_server_that_nobody_rates(
+    server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leanwatt.routes.EXPIRE_SECONDS", 0.01)
+    here = server()
+    assert here.desk.feedback is not None
+    file = here.desk.feedback.file
+    here.desk.feedback.add(Rating("v", "an old ticket", None, None, is_right=True))
+
+    def changed(command: str) -> list[Any]:
+        with closing(sqlite3.connect(file, timeout=10)) as base, base:
+            return base.execute(command).fetchall()
+
+    async def run() -> None:
+        app = application(here.desk)
+        async with app.router.lifespan_context(app):
+            ends = time.monotonic() + 10
+            while changed("SELECT * FROM ratings") and time.monotonic() < ends:
+                await asyncio.sleep(0.01)
+
+    changed("UPDATE ratings SET at = '2020-01-01T00:00:00+00:00'")
+    asyncio.run(run())
+    assert changed("SELECT * FROM ratings") == []
 
 
 def test_the_page_may_load_nothing_from_elsewhere(server: Callable[..., Server]) -> None:
@@ -373,8 +469,6 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
-    import socket
-
     from leanwatt.serve import serve
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -518,13 +612,16 @@ def test_sigterm_under_load_loses_no_accepted_request(folder: Path, tmp_path: Pa
     stopping = threading.Event()
 
     def load(number: int) -> None:
+        stream = {"model": "tiny", "prompt": f"site {number}", "max_tokens": 8, "stream": True}
+        what = ("/v1/completions", stream) if number % 3 else ("/v1/tickets", {"ticket": f"site {number} power lost"})
         with httpx2.Client(base_url=server.url, timeout=60) as client:
             while True:
                 try:
-                    reply = client.post("/v1/tickets", json={"ticket": f"site {number} power lost"})
+                    reply = client.post(what[0], json=what[1])
                 except httpx2.TransportError:
                     assert stopping.is_set(), "nobody is cut off before it stops"
                     return
+                assert what[1] is not stream or reply.text.endswith("data: [DONE]\n\n"), "no stream breaks off"
                 replies.append(reply.status_code)
 
     clients = [threading.Thread(target=load, args=(number,)) for number in range(12)]
@@ -537,10 +634,24 @@ def test_sigterm_under_load_loses_no_accepted_request(folder: Path, tmp_path: Pa
     for each in clients:
         each.join(60)
     assert server.process.returncode == 0
-    [(accepted, answered)] = re.findall(r"Accepted (\d+) requests, and answered (\d+)", said)
+    [(accepted, answered)] = re.findall(r"Accepted (\d+) requests, and answered (\d+)\.", said)
     assert set(replies) == {200}
     assert len(replies) == int(accepted) == int(answered) >= 30
     assert "Traceback" not in said
+
+
+def test_there_are_only_so_many_connections(folder: Path, tmp_path: Path) -> None:
+    server = Running(folder, tmp_path / "none.json", "--queue", "1")
+    host, port = server.url.removeprefix("http://").split(":")
+    with ExitStack() as open_ones:
+        for _ in range(1 + SPARE_CONNECTIONS):
+            open_ones.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        extra = open_ones.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        assert extra.recv(4096).startswith(b"HTTP/1.1 503")
+    ends = time.monotonic() + 10
+    while httpx2.get(f"{server.url}/healthz").status_code != 200:
+        assert time.monotonic() < ends, "there is room again"
+    server.stop()
 
 
 def test_threads_have_longer_turns_only_while_it_serves() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, final
@@ -69,16 +69,17 @@ class Rolling:
 
     def share(self, *answers: Answer) -> Energy:
         """What these answers, which ended in the window just now, spent together; absent with a flag that says why."""
+        [only] = self.shares(answers)
+        return only
+
+    def shares(self, *parts: Sequence[Answer]) -> list[Energy]:
+        """The same for each part of a batch, all of them out of one window."""
         window = self.window()
         if window is None:
-            return Energy(None, flags=(f"no window yet: the sensors need {self.needed_seconds():.3g} s",))
+            unseen = Energy(None, flags=(f"no window yet: the sensors need {self.needed_seconds():.3g} s",))
+            return [unseen for _ in parts]
         whole = replace(window.total, flags=tuple(sorted({*window.total.flags, *window.flags})))
-        tokens, all_tokens = sum(map(_tokens, answers)), window.tokens_in + window.tokens_out
-        if not all_tokens:
-            return Energy(None, flags=(*whole.flags, "no tokens to share by"))
-        if tokens > all_tokens:
-            return Energy(None, flags=(*whole.flags, "not in the window: ask as soon as the answer is there"))
-        return whole.share(tokens / all_tokens)
+        return [_share(whole, sum(map(_tokens, part)), window.tokens_in + window.tokens_out) for part in parts]
 
     def window(self) -> Measurement | None:
         """What was spent and answered in the latest window; None before it is as long as it must be."""
@@ -118,6 +119,14 @@ class Rolling:
         kept = max(KEPT_SECONDS, 2 * self.needed_seconds())
         while len(marks) > 2 and now - marks[1].reading.at_seconds > kept:
             marks.popleft()
+
+
+def _share(whole: Energy, tokens: int, all_tokens: int) -> Energy:
+    if not all_tokens:
+        return Energy(None, flags=(*whole.flags, "no tokens to share by"))
+    if tokens > all_tokens:
+        return Energy(None, flags=(*whole.flags, "not in the window: ask as soon as the answer is there"))
+    return whole.share(tokens / all_tokens)
 
 
 def _tokens(answer: Answer) -> int:

@@ -43,8 +43,8 @@ class Window(Protocol):
         """These have just ended, the slowest after `seconds`."""
         ...
 
-    def share(self, *answers: Answer) -> Energy:
-        """What these spent together."""
+    def shares(self, *parts: Sequence[Answer]) -> Sequence[Energy]:
+        """What the answers of each part spent together."""
         ...
 
 
@@ -72,7 +72,7 @@ class Answered:
     """From its arrival to its answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     questions: tuple[Question, ...]
     heard: Mapping[int, Heard]
@@ -98,7 +98,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._batch_seconds = 1.0
-        self.accepted, self.answered, self.batches = 0, 0, 0
+        self.accepted = self.batches = 0
+        self.answered = self.withdrawn = self.failed = 0
+        """What became of the accepted: an answer, taken back before the engine began, an error."""
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -112,6 +114,12 @@ class Batcher:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()
 
+    def account(self) -> str:
+        """What became of the accepted, in words; who waits or is being answered is in no count but the first."""
+        others = {"withdrawn": self.withdrawn, "failed": self.failed}
+        rest = "".join(f"; {count} {what}" for what, count in others.items() if count)
+        return f"Accepted {self.accepted} requests, and answered {self.answered}{rest}."
+
     def submit(self, questions: Sequence[Question], heard: Mapping[int, Heard] | None = None) -> Future[Answered]:
         """Accept a request; cancel the future to take it back while it waits. Raises BusyError."""
         with self._changed:
@@ -123,6 +131,7 @@ class Batcher:
             self._queue.append(request)
             self.accepted += 1
             self._changed.notify()
+        request.future.add_done_callback(lambda done: self._withdraw(request) if done.cancelled() else None)
         return request.future
 
     def close(self) -> None:
@@ -131,6 +140,13 @@ class Batcher:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+
+    def _withdraw(self, request: _Waiting) -> None:
+        """Its place is free for others at once."""
+        with self._changed:
+            self.withdrawn += 1
+            if request in self._queue:
+                self._queue.remove(request)
 
     def _retry(self) -> int:
         """Seconds until the queue should be empty, by the time that the latest batch took."""
@@ -142,18 +158,18 @@ class Batcher:
             if batch := [each for each in taken if each.future.set_running_or_notify_cancel()]:
                 self._answer(batch)
                 self._batch_seconds = time.monotonic() - begun
-            self.answered += len(taken)
 
     def _next(self) -> list[_Waiting]:
-        """The next batch, cancelled requests included; empty when closed and done."""
+        """The next batch; empty when closed and done."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            while self._queue and len(self._queue) < self._rules.most and not self._closing:
+            while True:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if self._closing or len(self._queue) >= self._rules.most:
+                    return self._alike()
                 left = self._queue[0].since + self._rules.wait_seconds - time.monotonic()
                 if left <= 0:
-                    break
-                self._changed.wait(left)
-            return self._alike()
+                    return self._alike()
+                self._changed.wait(left)  # Meanwhile all of them may be taken back.
 
     def _alike(self) -> list[_Waiting]:
         """The oldest is always among them, so that nobody waits for ever."""
@@ -174,16 +190,19 @@ class Batcher:
         try:
             answers = list(self._ask(batch))
             self._window.add(*answers, seconds=time.monotonic() - begun)
-            energies = [self._window.share(*mine) for mine in _parted(answers, batch)]
+            parts = _parted(answers, batch)
+            energies = self._window.shares(*parts)
         except Exception as error:  # A failure goes to those who wait for the answer; the thread goes on.
             if len(batch) > 1:
                 for each in batch:
                     self._answer([each])
             else:
+                self.failed += 1
                 batch[0].future.set_exception(error)
             return
         self.batches += 1
-        for each, mine, energy in zip(batch, _parted(answers, batch), energies, strict=True):
+        for each, mine, energy in zip(batch, parts, energies, strict=True):
+            self.answered += 1
             each.future.set_result(Answered(mine, energy, begun - each.since, time.monotonic() - each.since))
 
     def _ask(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:

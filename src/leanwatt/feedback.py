@@ -15,7 +15,10 @@ from pathlib import Path
 from leanwatt.errors import StoreError, StudyError
 
 _COLUMNS = ("at", "variant", "ticket", "said_cause", "said_response", "is_right", "cause", "response")
-_TABLE = f"CREATE TABLE IF NOT EXISTS ratings (id INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_COLUMNS)})"
+_TABLES = (
+    f"CREATE TABLE IF NOT EXISTS ratings (id INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_COLUMNS)})",
+    "CREATE TABLE IF NOT EXISTS retention (days INTEGER)",
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,13 @@ class Kept(Rating):
 class Feedback:
     """The ratings in one file that only its owner can read. Safe to use from several threads."""
 
-    def __init__(self, file: Path, days: int) -> None:
-        """Ratings older than `days` are deleted. Raises StoreError."""
+    def __init__(self, file: Path, days: int | None = None) -> None:
+        """A server's: ratings older than `days` are deleted, and the file says so. Raises StoreError.
+
+        Without `days`, those of the latest server hold: what is older is not shown, and nothing goes by itself.
+        """
         self.file, self.days = file, days
+        self._deletes = days is not None
         self._lock = threading.Lock()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +74,13 @@ class Feedback:
         except OSError as error:
             raise StoreError(f"{file}: cannot be written ({error.strerror}).") from error
         with self._open() as base:
-            base.execute(_TABLE)
+            for table in _TABLES:
+                base.execute(table)
+            if days is None:
+                [self.days] = base.execute("SELECT max(days) FROM retention").fetchone()
+            else:
+                base.execute("DELETE FROM retention")
+                base.execute("INSERT INTO retention VALUES (?)", (days,))
         self.expire()
 
     @contextmanager
@@ -95,14 +108,18 @@ class Feedback:
             return int(found.lastrowid or 0)
 
     def all(self) -> list[Kept]:
-        """Oldest first."""
+        """Oldest first, without those that are too old."""
+        self.expire()
+        kept = f"SELECT id, {', '.join(_COLUMNS)} FROM ratings WHERE at >= ? ORDER BY id"
         with self._open() as base:
-            rows = base.execute(f"SELECT id, {', '.join(_COLUMNS)} FROM ratings ORDER BY id").fetchall()
+            rows = base.execute(kept, (self._oldest(),)).fetchall()
         found = [dict(zip(("id", *_COLUMNS), row, strict=True)) for row in rows]
         return [Kept(**{**each, "is_right": bool(each["is_right"])}) for each in found]
 
     def delete(self, number: int) -> bool:
         """Whether there was one of that number."""
+        if number.bit_length() > 63:  # SQLite has no such numbers.
+            return False
         with self._open() as base:
             return base.execute("DELETE FROM ratings WHERE id = ?", (number,)).rowcount > 0
 
@@ -112,10 +129,17 @@ class Feedback:
             return base.execute("DELETE FROM ratings").rowcount
 
     def expire(self) -> int:
-        """Delete what is too old; how many."""
-        oldest = (datetime.now(UTC) - timedelta(days=self.days)).isoformat(timespec="seconds")
+        """Delete what is too old, if this is a server's; how many."""
+        if not self._deletes:
+            return 0
         with self._open() as base:
-            return base.execute("DELETE FROM ratings WHERE at < ?", (oldest,)).rowcount
+            return base.execute("DELETE FROM ratings WHERE at < ?", (self._oldest(),)).rowcount
+
+    def _oldest(self) -> str:
+        """Since when ratings are kept; everything is where no server has said how long."""
+        if self.days is None:
+            return ""
+        return (datetime.now(UTC) - timedelta(days=self.days)).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -125,26 +149,29 @@ class Columns:
     text: str
     cause: str | None
     response: str | None
+    id: str = "id"
+    group: str | None = None
+    time: str | None = None
+    split: str | None = None
+    others: tuple[str, ...] = ()
+    """All others that its tasks name. A rating knows nothing of them."""
 
 
 def write_training_data(ratings: Sequence[Kept], columns: Columns, target: Path) -> int:
-    """Tickets whose right answer is now known, as CSV with the study's columns; how many. Raises StudyError.
+    """Tickets whose right answer is now known, as CSV with all columns that the study's tasks read; how many.
 
-    A ticket that was rated wrong, with nothing right said, teaches nothing and is left out.
+    A ticket that was rated wrong, with nothing right said, teaches nothing and is left out. Raises StudyError.
     """
-    truths = {columns.cause: "true_cause", columns.response: "true_response"}
-    named = {name: truth for name, truth in truths.items() if name is not None}
-    rows = [
-        {"id": f"rated-{each.id}", "rated": each.at, columns.text: each.ticket}
-        | {name: getattr(each, truth) or "" for name, truth in named.items()}
+    known = [
+        _row(each, columns)
         for each in ratings
+        if (columns.cause and each.true_cause) or (columns.response and each.true_response)
     ]
-    known = [row for row in rows if any(row[name] for name in named)]
     if not known:
         raise StudyError("No rating says what is right yet: rate answers as right, name the cause, or edit the draft.")
     try:
         with target.open("x", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["id", "rated", columns.text, *named])
+            writer = csv.DictWriter(file, list(known[0]))
             writer.writeheader()
             writer.writerows(known)
     except FileExistsError as error:
@@ -152,3 +179,20 @@ def write_training_data(ratings: Sequence[Kept], columns: Columns, target: Path)
     except OSError as error:
         raise StoreError(f"{target}: cannot be written ({error.strerror}).") from error
     return len(known)
+
+
+def _row(rating: Kept, columns: Columns) -> dict[str, str]:
+    """Each ticket is a group of its own, and to train on: what people choose to rate is no fair test."""
+    key = f"rated-{rating.id}"
+    known = {
+        columns.id: key,
+        "rated": rating.at,
+        columns.group: key,
+        columns.time: rating.at,
+        columns.split: "train",
+        columns.text: rating.ticket,
+        columns.cause: rating.true_cause or "",
+        columns.response: rating.true_response or "",
+    }
+    row = {name: value for name, value in known.items() if name is not None}
+    return row | dict.fromkeys(columns.others, "")

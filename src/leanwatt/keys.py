@@ -64,10 +64,11 @@ class Keys:
 
     def _hashes(self) -> dict[str, str]:
         """Read anew only when the file has changed: a key that is removed stops working at once."""
-        changed = self.file.stat().st_mtime_ns if self.file.exists() else 0
-        if self._seen.get("at") != changed:
+        found = self.file.stat() if self.file.exists() else None
+        stamp = found and (found.st_mtime_ns, found.st_ino, found.st_size)  # Two changes may be within one tick.
+        if "hashes" not in self._seen or self._seen["stamp"] != stamp:
             self._seen["hashes"] = {name: str(about["sha256"]) for name, about in self._read().items()}
-            self._seen["at"] = changed
+            self._seen["stamp"] = stamp
         hashes: dict[str, str] = self._seen["hashes"]
         return hashes
 

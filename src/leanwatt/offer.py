@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from leanwatt import catalog
 from leanwatt.errors import StudyError
 from leanwatt.feedback import Columns
 from leanwatt.form import Form, read_provenance
@@ -54,7 +55,7 @@ class Offer:
                 form=Form.parse(found["questions"]),
                 meter=TypeAdapter(Choice).validate_python(found["meter"]),
                 promise=Promise(**found["promise"]),
-                columns=Columns(**found["columns"]),
+                columns=TypeAdapter(Columns).validate_python(found["columns"]),
             )
         except (KeyError, TypeError, ValidationError) as error:
             raise StudyError(f"{folder}: its provenance.json lacks what a server needs; export it again.") from error
@@ -84,10 +85,18 @@ class Offer:
 
 def columns(study: Study) -> Columns:
     """What the study calls the ticket, the cause and the response; several columns of text become the first of them."""
-    named: dict[str, Any] = {}
+    named: dict[str, str] = {}
+    read: dict[str | None, None] = {}
     for choice in study.tasks:
-        for key in ("text", "label", "reference"):
-            value = choice.settings.get(key)
+        found = {key: choice.settings.get(key) for key in ("text", "label", "reference")}
+        task = catalog.build(choice)
+        if hasattr(task, "source"):
+            source = task.source
+            found |= {key: getattr(source, key) for key in ("id", "group", "time", "split")}
+            read |= dict.fromkeys([*task.columns.needed, source.stratify, *source.known_later, *source.known_at_open])
+        for key, value in found.items():
             if value is not None:
                 named.setdefault(key, value if isinstance(value, str) else value[0])
-    return Columns(named.get("text", "ticket"), named.get("label"), named.get("reference"))
+    others = tuple(name for name in read if name is not None and name not in named.values())
+    text, cause, response = named.pop("text", "ticket"), named.pop("label", None), named.pop("reference", None)
+    return Columns(text, cause, response, **named, others=others)

@@ -17,8 +17,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from leanwatt.batching import Answered, Batcher, BusyError
-from leanwatt.errors import LeanwattError, StudyError
+from leanwatt.batching import Answered, Batcher, BusyError, Heard
+from leanwatt.errors import LeanwattError, StoreError, StudyError
 from leanwatt.feedback import Feedback, Rating
 from leanwatt.gate import route_of
 from leanwatt.gauges import Gauges
@@ -49,6 +49,9 @@ SAFETY = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
+
+EXPIRE_SECONDS = 24 * 60 * 60
+"""How often a running server deletes ratings whose days are over."""
 
 
 class ApiError(LeanwattError):
@@ -131,7 +134,7 @@ class Routes:
     def unrate(self, number: int) -> Response:
         """`DELETE /v1/feedback/{number}`."""
         if not self._feedback().delete(number):
-            raise ApiError(404, f"There is no rating {number}.", "not_found")
+            raise ApiError(404, "There is no such rating.", "not_found")
         return Response(status_code=204)
 
     async def energy(self) -> dict[str, Any]:
@@ -184,17 +187,25 @@ class Routes:
 
     async def _answered(self, questions: Sequence[Question], route: str) -> Answered:
         """Wait for the engine. Raises BusyError, ApiError; what the engine raises goes on."""
-        future = self._desk.batcher.submit(questions)
+        future = self._submitted(questions, route)
         try:
-            found = await asyncio.wait_for(asyncio.wrap_future(future), self._desk.timeout_seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._desk.timeout_seconds)
         except TimeoutError:
             raise ApiError(504, f"Not answered within {self._desk.timeout_seconds:g} s.", "timeout") from None
-        self._note(found, route)
-        return found
 
-    def _note(self, found: Answered, route: str) -> None:
-        self._desk.books.enter(found.energy, is_ticket=route == "/v1/tickets")
-        self._desk.gauges.answered(route, found)
+    def _submitted(
+        self, questions: Sequence[Question], route: str, heard: Mapping[int, Heard] | None = None
+    ) -> Future[Answered]:
+        """Accepted. What it takes is booked once the engine has answered, whether or not anybody still waits."""
+        future = self._desk.batcher.submit(questions, heard)
+        future.add_done_callback(lambda done: self._book(done, route))
+        return future
+
+    def _book(self, done: Future[Answered], route: str) -> None:
+        """In the engine's thread, as a rule."""
+        if not done.cancelled() and done.exception() is None:
+            self._desk.books.enter(done.result().energy, is_ticket=route == "/v1/tickets")
+            self._desk.gauges.answered(route, done.result())
 
     def _streamed(self, asked: Asked, question: Generate, shape: Shape, route: str) -> Response:
         """Accepted here, so that a full queue is still a status of its own; then sent as it is written."""
@@ -204,7 +215,7 @@ class Routes:
         def hear(text: str | None) -> None:
             loop.call_soon_threadsafe(written.put_nowait, text)
 
-        future = self._desk.batcher.submit([question], {0: hear})
+        future = self._submitted([question], route, {0: hear})
         future.add_done_callback(lambda _: hear(None))
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
 
@@ -219,7 +230,6 @@ class Routes:
                     yield said
                     return
                 found = future.result()
-                self._note(found, route)
                 if more := steady.rest(found.answers[0].text or ""):
                     yield shape.part(more)
                 yield shape.last(found, question.limit, with_usage=with_usage)
@@ -257,7 +267,10 @@ def application(desk: Desk, closing: Callable[[], None] = lambda: None) -> FastA
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        expiring = asyncio.create_task(_expire(desk.feedback)) if desk.feedback is not None else None
         yield
+        if expiring is not None:
+            expiring.cancel()
         await asyncio.to_thread(closing)
 
     app, routes = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan), Routes(desk)
@@ -280,6 +293,16 @@ def application(desk: Desk, closing: Callable[[], None] = lambda: None) -> FastA
     for error, told in _TOLD.items():
         app.add_exception_handler(error, told)
     return app
+
+
+async def _expire(feedback: Feedback) -> None:
+    """Ratings go when their days are over, also on a server that nobody rates."""
+    while True:
+        await asyncio.sleep(EXPIRE_SECONDS)
+        try:
+            await asyncio.to_thread(feedback.expire)
+        except StoreError as error:
+            print(f"leanwatt: {error}", file=sys.stderr)
 
 
 def _page(file: str, kind: str) -> Callable[[], Awaitable[Response]]:
@@ -308,11 +331,14 @@ async def _unfit(_: Request, error: Exception) -> Response:
 
 
 async def _malformed(_: Request, error: Exception) -> Response:
-    """The first mistake and where it is; what was sent is not repeated."""
+    """The first mistake and where it is; what was sent is not repeated, the name of an unknown field included."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    said = "The body is no valid JSON." if first["type"] == "json_invalid" else f"{where or 'body'}: {first['msg']}."
+    is_unknown = first["type"] == "extra_forbidden"
+    where = ".".join(str(part) for part in first["loc"][: -1 if is_unknown else None] if part != "body")
+    said = f"{where or 'body'}: {'unknown field' if is_unknown else first['msg']}."
+    if first["type"] == "json_invalid":
+        said = "The body is no valid JSON."
     return JSONResponse(problem(said, "invalid_request_error", str(first["type"]), where or None), status_code=400)
 
 

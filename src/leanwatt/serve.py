@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from leanwatt import catalog
 from leanwatt.attribution import rolling
@@ -27,6 +29,9 @@ from leanwatt.serving import LOOPBACK, Settings
 TURN_SECONDS = 0.02
 """How long one Python thread goes on while another waits. By default 5 ms, which cuts the engine's thread into pieces
 while it makes a batch ready, and leaves the cores idle meanwhile (benchmarks/RESULTS.md, "Serving under load")."""
+
+SPARE_CONNECTIONS = 256
+"""As many connections as requests may wait, and so many more: for those being answered, and those between requests."""
 
 
 def open_to(settings: Settings) -> Keys | None:
@@ -71,10 +76,18 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
     """Serve until SIGTERM or Ctrl-C; then accept nothing more, answer what was accepted, and return."""
     import uvicorn
 
+    from leanwatt.connections import Connection
+
     listening = _listening(settings)
     with listening, opened(offer, settings) as (gate, batcher):
         config = uvicorn.Config(
-            gate, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="on"
+            gate,
+            http=cast("type[asyncio.Protocol]", partial(Connection, most=settings.queue + SPARE_CONNECTIONS)),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="on",
         )
         server = uvicorn.Server(config)
         listening.listen(config.backlog)  # From here on, who connects is served.
@@ -82,7 +95,7 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
         told(f"Serving {offer.trial.label} as '{offer.name}' on http://{f'[{host}]' if ':' in host else host}:{port}/")
         with _ended_by_signals(server), long_turns():
             server.run(sockets=[listening])
-        told(f"Stopped. Accepted {batcher.accepted} requests, and answered {batcher.answered}.")
+        told(f"Stopped. {batcher.account()}")
 
 
 def _listening(settings: Settings) -> socket.socket:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from leanwatt.plan import Plan
 
 RATINGS = "ratings.sqlite"
-NEVER = 36_500
-"""Days: only a server deletes ratings for their age."""
 
 
 def keys(action: str, name: str | None = None, file: str | Path | None = None) -> dict[str, str]:
@@ -59,7 +57,7 @@ def feedback(
     file = ratings_file(study, out)
     if not file.is_file():
         raise StudyError(f"{file}: there are no ratings yet. They come from the page of leanwatt serve.")
-    kept = Feedback(file, days=NEVER)
+    kept = Feedback(file)
     if clear:
         return kept.clear()
     if delete is not None:

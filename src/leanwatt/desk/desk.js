@@ -3,7 +3,7 @@
 
 const at = (id) => document.getElementById(id);
 const SHOWN = 5;
-const state = { model: null, ticket: "", answer: null, rating: null };
+const state = { model: null, ticket: "", answer: null }; // An answer that is rated has its rating's number.
 
 function shown(id, is) { at(id).hidden = !is; }
 function say(text) { at("said").textContent = text; }
@@ -96,22 +96,38 @@ function showCauses(all) {
 }
 
 function show(answer) {
-  state.answer = answer;
-  state.rating = null;
+  state.answer = { ...answer, rating: null };
   showCauses(false);
   at("draft").value = answer.response ?? "";
   shown("cut", answer.truncated);
   at("spent").textContent = energyWords(answer.energy);
   at("cause").value = "";
-  rated(null);
+  showRating();
   shown("answer", true);
   at("answered").focus();
 }
 
-function rated(number) {
-  state.rating = number;
-  shown("undo", number !== null);
-  for (const id of ["right", "wrong", "cause"]) at(id).disabled = number !== null;
+function showRating() {
+  const isRated = state.answer.rating !== null;
+  shown("undo", isRated);
+  at("undo").disabled = false;
+  for (const id of ["right", "wrong", "cause"]) at(id).disabled = isRated;
+}
+
+// Nothing can be pressed twice, and the reply goes to the answer it is for: another may be shown by then.
+async function changeRating(work, said, then, otherwise) {
+  const { answer } = state;
+  for (const id of ["right", "wrong", "cause", "undo"]) at(id).disabled = true;
+  const before = answer.rating;
+  try {
+    answer.rating = await work();
+  } finally {
+    if (answer === state.answer) {
+      showRating();
+      at(answer.rating === before ? otherwise : then).focus();
+    }
+  }
+  if (answer === state.answer) say(said);
 }
 
 async function ask() {
@@ -133,24 +149,21 @@ async function ask() {
 async function rate(isRight) {
   const draft = at("draft").value.trim();
   const said = state.answer.response;
-  const { id } = await call("/v1/feedback", "POST", {
+  const rating = {
     ticket: state.ticket,
     said_cause: state.answer.causes.length ? state.answer.causes[0].cause : null,
     said_response: said,
     is_right: isRight,
     cause: at("cause").value || null,
     response: said !== null && draft && draft !== said ? draft : null,
-  });
-  rated(id);
-  say("Thank you: kept.");
-  at("undo").focus();
+  };
+  const keep = async () => (await call("/v1/feedback", "POST", rating)).id;
+  await changeRating(keep, "Thank you: kept.", "undo", isRight ? "right" : "wrong");
 }
 
 async function unrate() {
-  await call(`/v1/feedback/${state.rating}`, "DELETE");
-  rated(null);
-  say("Taken back, and deleted.");
-  at("right").focus();
+  const remove = () => call(`/v1/feedback/${state.answer.rating}`, "DELETE"); // Gives null.
+  await changeRating(remove, "Taken back, and deleted.", "right", "undo");
 }
 
 async function copy() {
