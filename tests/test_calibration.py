@@ -1,16 +1,17 @@
 """The statistics that pruning reads, against the slow way: one example at a time, unpadded."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAMILIES
+from conftest import FAMILIES, tiny_module, tiny_tokenizer
 
 from leanwatt.calibration import BATCH, LONGEST, block_influence, input_norms, inputs_of, sample, stages, walk
 from leanwatt.errors import RefusedError
-from leanwatt.model import blocks, linears, load, weight_of
+from leanwatt.model import Model, blocks, linears, load, weight_of
 
 
 def slow_inputs(model: Any, layer: Any, context: Any) -> Any:
@@ -30,7 +31,7 @@ def slow_inputs(model: Any, layer: Any, context: Any) -> Any:
 def test_norms_are_those_of_real_tokens(family: str, saved: Callable[[str], Path], context: Any) -> None:
     model = load(saved(family))
     layers = linears(model.module)
-    norms = input_norms(model, layers, context, 1000)
+    norms = input_norms(model, layers, sample(model, context, 1000), context)
     assert norms.keys() == layers.keys()
     for name, layer in layers.items():
         expected = slow_inputs(model, layer, context).norm(dim=0)
@@ -54,7 +55,7 @@ def test_influence_is_one_minus_the_mean_cosine(family: str, saved: Callable[[st
         hook.remove()
         cosine = torch.cosine_similarity(inputs, torch.cat(outputs), dim=-1)
         expected.append(float(1 - cosine.mean()))
-    assert block_influence(model, context, 1000) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert block_influence(model, sample(model, context, 1000), context) == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_the_sample_follows_the_seed_and_is_never_too_large(saved: Callable[[str], Path], context: Any) -> None:
@@ -75,8 +76,8 @@ def test_hooks_are_gone_afterwards_even_after_a_failure(saved: Callable[[str], P
     layers = linears(model.module)
     with pytest.raises(RuntimeError, match="boom"), inputs_of(layers):
         raise RuntimeError("boom")
-    input_norms(model, layers, context, 2)
-    block_influence(model, context, 2)
+    input_norms(model, layers, sample(model, context, 2), context)
+    block_influence(model, sample(model, context, 2), context)
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.module.modules())
 
 
@@ -176,3 +177,42 @@ def test_pieces_of_plain_text(saved: Callable[[str], Path], context: Any, tmp_pa
         sample(model, context, 5, str(text))
     with pytest.raises(RefusedError, match="cannot be read as UTF-8"):
         sample(model, context, 5, str(tmp_path / "none.txt"))
+
+
+def deep(blocks: int) -> Model:
+    """A Llama of so many blocks."""
+    from transformers import LlamaForCausalLM
+
+    config = tiny_module("llama").config
+    config.num_hidden_layers = blocks
+    return Model(LlamaForCausalLM(config).eval(), tiny_tokenizer())
+
+
+def walked(model: Model, on: Any, context: Any) -> None:
+    for visit in walk(model, on, context):
+        list(visit.inputs())
+
+
+def norms(model: Model, on: Any, context: Any) -> None:
+    input_norms(model, linears(model.module), on, context)
+
+
+@pytest.mark.parametrize("method", [norms, block_influence, walked])
+def test_activations_are_those_of_one_block_and_progress_is_told(method: Any, context: Any) -> None:
+    """As many are alive in a model of six blocks as in one of two."""
+    import torch
+
+    alive: dict[int, int] = {}
+    for size in (2, 6):
+        model, told = deep(size), list[float]()
+
+        def count(_what: str, share: float, size: int = size, told: list[float] = told) -> None:
+            told.append(share)
+            tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+            activations = sum(each.ndim == 3 and not each.requires_grad for each in tensors)
+            alive[size] = max(alive.get(size, 0), activations)
+
+        method(model, sample(model, context, 1000), replace(context, progress=count))
+        assert told == [(place + 1) / size for place in range(size)]
+        del model
+    assert alive[6] == alive[2] > 0

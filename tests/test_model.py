@@ -19,9 +19,11 @@ from leanwatt.model import (
     check,
     config_of,
     context_length,
+    count,
     keep_zeros,
     linears,
     load,
+    weight_facts,
     weight_of,
 )
 from leanwatt.question import Prompt
@@ -135,7 +137,8 @@ def test_saving_tells_what_was_done_and_refuses_what_is_false(
     model = applied(load(saved("llama")), [Choice("prune", "magnitude", {"sparsity": 0.5})], context)
     model.save(tmp_path / "variant")
     about = json.loads((tmp_path / "variant" / "leanwatt.json").read_text())
-    assert about == {"history": ["prune magnitude 0.5"], "patterns": {}, "bits": {}, "adapters": False}
+    kept = {"patterns": {}, "bits": {}, "adapters": False, "base_parameters": count(model.module)}
+    assert about == {"history": ["prune magnitude 0.5"], **kept}
     name, weight = first(model)
     weight += 1.0
     with pytest.raises(RefusedError, match=f"{name}: weights that pruning removed are no longer zero"):
@@ -159,6 +162,17 @@ def test_a_context_ends_with_the_window(family: str) -> None:
     assert context_length(AutoConfig.for_model(family, **sizes, **WINDOWED[family])) == 8
     unused = {"use_sliding_window": False} if family == "qwen2" else {"sliding_window": None}
     assert context_length(AutoConfig.for_model(family, **sizes, **(WINDOWED[family] | unused))) == 64
+
+
+def test_a_smaller_model_knows_what_it_was_cut_from(saved: Callable[[str], Path], context: Any, tmp_path: Path) -> None:
+    whole = count(load(saved("llama")).module)
+    cut = applied(load(saved("llama")), [Choice("prune", "width", {"keep": 0.5})], context)
+    cut.save(tmp_path / "width")
+    again = applied(load(tmp_path / "width"), [Choice("prune", "depth")], context)
+    again.save(tmp_path / "depth")
+    facts = weight_facts(load(tmp_path / "depth"))
+    assert facts["base_parameters"] == whole
+    assert facts["parameters"] == count(again.module) < count(cut.module) < whole
 
 
 def test_a_plain_model_has_nothing_beside_it(saved: Callable[[str], Path]) -> None:

@@ -1,6 +1,7 @@
 """Pruning against brute force: exactly the weights, neurons and blocks that ought to go, and no others."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,20 @@ def test_earlier_masks_stay_in_force(saved: Callable[[str], Path], context: Any)
     for name, mask in model.masks.items():
         assert not (mask & ~before[name]).any()
         assert int((~mask).sum()) == round(0.75 * mask.numel())
+
+
+@pytest.mark.parametrize(("name", "settings"), [("width", {"keep": 0.5}), ("heads", {"keep": 0.5}), ("depth", {})])
+def test_what_makes_a_model_smaller_reads_any_text(
+    name: str, settings: dict[str, Any], saved: Callable[[str], Path], context: Any, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("link down on the north router " * 400, encoding="utf-8")
+    nothing = replace(context, train=[])
+    with pytest.raises(RefusedError, match="there are none"):
+        step(name, **settings).apply(load(saved("llama")), nothing)
+    cut = step(name, **settings, text=str(text), examples=4).apply(load(saved("llama")), nothing)
+    assert len(cut.history) == 1
+    assert step(name, **settings, text=str(text)).files() == [text]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])

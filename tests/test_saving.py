@@ -12,6 +12,12 @@ from leanwatt.saving import expectation
     [
         ({}, None, ""),
         ({"sparsity": 0.0, "kernel": "dense bf16"}, None, ""),
+        ({"parameters": 100, "base_parameters": 100}, None, ""),
+        (
+            {"parameters": 75, "base_parameters": 100, "kernel": "dense bf16"},
+            True,
+            "75% of the base's weights",
+        ),
         ({"sparsity": 0.5, "kernel": "dense bf16"}, False, "50% of the weights are zero and no kernel here skips them"),
         ({"sparsity": 0.5, "kernel": "2:4 sparse bf16"}, True, "2:4 sparse bf16 skips them"),
         ({"codes_bits": 4, "kernel": "dense fp32"}, False, "unpacked and multiplied as dense fp32"),

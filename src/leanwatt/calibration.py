@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,20 +286,6 @@ def _parts(on: Sequence[Lesson]) -> Iterator[Sequence[Lesson]]:
         yield ordered[start : start + BATCH]
 
 
-def run(model: Model, on: Sequence[Lesson], context: Context) -> Iterator[torch.Tensor]:
-    """Forward passes over the sample; yields which tokens of each batch are real, (lessons, longest), bool."""
-    import torch
-
-    done = 0
-    for part in _parts(on):
-        ids, seen, _ = tensors(part, model.tokenizer.pad_token_id)
-        with context.stage(CALIBRATE), torch.inference_mode():
-            model.module.base_model(input_ids=ids, attention_mask=seen, use_cache=False)
-        yield seen.bool()
-        done += len(part)
-        context.progress("calibration", done / len(on))
-
-
 @contextmanager
 def inputs_of(layers: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
     """While open, the latest input of each layer, (lessons, longest, features), under the layer's name."""
@@ -316,40 +302,32 @@ def inputs_of(layers: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
             hook.remove()
 
 
-def input_norms(model: Model, layers: dict[str, Any], context: Context, count: int) -> dict[str, torch.Tensor]:
-    """Per layer, the root of the summed squares of each input feature over `count` examples: float32, (features,)."""
+def input_norms(
+    model: Model, layers: Collection[str], on: Sequence[Lesson], context: Context
+) -> dict[str, torch.Tensor]:
+    """Per layer, the root of the summed squares of each input feature over all tokens: float32, (features,)."""
     import torch
 
-    squares: dict[str, torch.Tensor] = {}
-    with inputs_of(layers) as latest:
-        for real in run(model, sample(model, context, count), context):
-            for name, inputs in _real_tokens(latest, real).items():
-                summed = inputs.float().square().sum(0)
-                squares[name] = squares[name] + summed if name in squares else summed
-    return {name: torch.sqrt(total) for name, total in squares.items()}
+    norms: dict[str, torch.Tensor] = {}
+    for stage in stages(model, on, context):
+        if wanted := [name for name in stage.layers if name in layers]:
+            squares: Any = sum(inputs.float().square().sum(0) for inputs in stage.inputs())
+            norms |= dict.fromkeys(wanted, torch.sqrt(squares))
+    return norms
 
 
-def block_influence(model: Model, context: Context, count: int) -> list[float]:
+def block_influence(model: Model, on: Sequence[Lesson], context: Context) -> list[float]:
     """How much each block turns its input: 1 - mean cosine of input and output (Men et al., 2024, arXiv:2403.03853)."""
     import torch
 
-    stack = blocks(model.module)
-    outputs: dict[int, torch.Tensor] = {}
-    hooks = [
-        block.register_forward_hook(
-            lambda _m, _a, out, i=i: outputs.update({i: out[0] if isinstance(out, tuple) else out})
-        )
-        for i, block in enumerate(stack)
-    ]
-    cosines, tokens = torch.zeros(len(stack)), 0
-    try:
-        with inputs_of({str(i): block for i, block in enumerate(stack)}) as inputs:
-            for real in run(model, sample(model, context, count), context):
-                tokens += int(real.sum())
-                for i in range(len(stack)):
-                    turned = torch.cosine_similarity(inputs[str(i)][real].float(), outputs[i][real].float(), dim=-1)
-                    cosines[i] += turned.sum()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [float(value) for value in 1 - cosines / tokens]
+    found = []
+    for visit in _visits(model, on, context):
+        turned = tokens = 0.0
+        for batch in visit.batches:
+            with context.stage(CALIBRATE):
+                out = visit.outputs(batch)
+            cosines = torch.cosine_similarity(batch.hidden[batch.real].float(), out[batch.real].float(), dim=-1)
+            turned, tokens = turned + float(cosines.sum()), tokens + len(cosines)
+            batch.hidden.copy_(out)
+        found.append(1 - turned / tokens)
+    return found

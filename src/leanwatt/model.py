@@ -84,6 +84,8 @@ class Model:
     codes: dict[str, Codes] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
     """Steps so far, in words."""
+    base_parameters: int | None = None
+    """Weights of the base that the steps began with, where it is known: fewer are left in a smaller model."""
 
     @property
     def has_adapters(self) -> bool:
@@ -124,6 +126,7 @@ class Model:
             "patterns": self.patterns,
             "bits": {name: codes.bits for name, codes in self.codes.items()},
             "adapters": self.has_adapters,
+            "base_parameters": self.base_parameters,
         }
         (folder / "leanwatt.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
@@ -135,7 +138,7 @@ def load(base: str | Path, revision: str | None = None, **placing: Any) -> Model
     `device_map`, so that a model larger than one device is never whole on any, and `dtype` with it. Raises ModelError.
     """
     module, tokenizer = _load_plain(str(base), revision, placing)
-    model = Model(module, tokenizer)
+    model = Model(module, tokenizer, base_parameters=count(module))
     folder = Path(base)
     if (folder / "leanwatt.json").is_file():
         _load_beside(model, folder)
@@ -171,6 +174,7 @@ def _load_beside(model: Model, folder: Path) -> None:
     about = json.loads((folder / "leanwatt.json").read_text(encoding="utf-8"))
     model.history = about["history"]
     model.patterns = about["patterns"]
+    model.base_parameters = about.get("base_parameters")
     if (folder / "masks.safetensors").is_file():
         model.masks = {name: mask.bool() for name, mask in load_file(folder / "masks.safetensors").items()}
     if (folder / "codes.safetensors").is_file():
@@ -325,16 +329,22 @@ def check(model: Model) -> None:
 
 
 def weight_facts(model: Model) -> dict[str, Any]:
-    """How many weights, which share of the pruned layers is zero, in which pattern, in which codes."""
+    """How many weights, and of how many; which share of the pruned layers is zero, in which pattern, in which codes."""
     zeros = sum(int((~mask).sum()) for mask in model.masks.values())
     masked = sum(mask.numel() for mask in model.masks.values())
     return {
-        "parameters": sum(p.numel() for p in model.module.parameters()),
+        "parameters": count(model.module),
+        "base_parameters": model.base_parameters,
         "sparsity": zeros / masked if masked else 0.0,
         "pattern": next(iter(model.patterns.values()), None),
         "codes_bits": next((codes.bits for codes in model.codes.values()), None),
         "codes_kind": next((codes.kind for codes in model.codes.values()), None),
     }
+
+
+def count(module: Any) -> int:
+    """Weights of a module, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _fits(mask: torch.Tensor, pattern: str) -> bool:

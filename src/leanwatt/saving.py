@@ -15,17 +15,23 @@ class Expectation:
     """What theory says about a variant in an engine, in words."""
 
     is_saving: bool | None
-    """None where nothing was done to the weights that a kernel could use."""
+    """None where nothing was done to the weights that could save."""
     reason: str
 
 
 def expectation(facts: Mapping[str, Any]) -> Expectation:
-    """From `kernel`, `sparsity`, `codes_bits` and `requantized`. What is measured is shown as measured all the same."""
-    found = [*_zeros(facts), *_bits(facts)]
+    """From sizes, `kernel`, `sparsity`, `codes_bits` and `requantized`. What is measured is shown all the same."""
+    found = [*_size(facts), *_zeros(facts), *_bits(facts)]
     reasons = [reason for _, reason in found]
     if facts.get("requantized") is True:
         reasons.append("The engine quantized the weights again, its own way.")
     return Expectation(any(pays for pays, _ in found) if found else None, " ".join(reasons))
+
+
+def _size(facts: Mapping[str, Any]) -> Iterable[tuple[bool, str]]:
+    left, whole = facts.get("parameters"), facts.get("base_parameters")
+    if left and whole and left < whole:
+        yield True, f"A saving is expected from a smaller model: {left / whole:.0%} of the base's weights are left."
 
 
 def _zeros(facts: Mapping[str, Any]) -> Iterable[tuple[bool, str]]:

@@ -97,6 +97,25 @@ def test_saved_and_opened_again_is_the_same(
     assert again.codes.keys() == model.codes.keys()
 
 
+UNTOUCHING = ("half over all", "2:4", "wanda", "sparsegpt", "8 bit", "gptq", "nf4")
+"""AWQ and SmoothQuant move scales into norms, and structured pruning and training change more by their nature."""
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "opt", "gemma2"])
+@pytest.mark.parametrize("name", UNTOUCHING)
+def test_only_weights_of_linear_layers_in_the_blocks_are_touched(
+    name: str, family: str, saved: Callable[[str], Path], context: Any
+) -> None:
+    before = dict(load(saved(family)).module.named_parameters())
+    model = applied(STEPS[name], saved(family), context)
+    ours = {f"{layer}.weight" for layer in linears(model.module)}
+    after = dict(model.module.named_parameters())
+    assert ours < after.keys() == before.keys()
+    assert [layer for layer in after if not after[layer].equal(before[layer])] == [
+        each for each in after if each in ours
+    ]
+
+
 @pytest.mark.parametrize("name", [name for name in STEPS if name not in ("lora", "lora int8", "lora nf4")])
 def test_plain_transformers_opens_the_folder(
     name: str, saved: Callable[[str], Path], context: Any, tmp_path: Path

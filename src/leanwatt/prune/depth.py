@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, final
 
 from annotated_types import Ge
 
-from leanwatt.calibration import block_influence
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.calibration import Calibrated, block_influence
+from leanwatt.contracts import Context, Outlook
 from leanwatt.errors import RefusedError
 from leanwatt.model import Model, blocks
 from leanwatt.prune._masking import whole_weights
@@ -21,16 +21,13 @@ _LISTS = ("layer_types", "no_rope_layers")
 
 @final
 @dataclass(frozen=True)
-class Depth(Step):
+class Depth(Calibrated):
     """Remove whole decoder blocks."""
 
     remove: Annotated[int, Ge(1)] = 1
     """How many blocks go."""
-    examples: Annotated[int, Ge(1)] = 128
-    """Training examples that the influence is measured on."""
 
     version: ClassVar[int] = 2
-    reads_data: ClassVar[bool] = True
 
     def foresee(self, outlook: Outlook) -> None:
         """Fewer blocks; which ones the data say."""
@@ -47,7 +44,7 @@ class Depth(Step):
             raise RefusedError(_AFTER_MASKS)
         stack = blocks(model.module)
         self._refuse(model.module.config, len(stack))
-        influence = block_influence(model, context, self.examples)
+        influence = block_influence(model, self.sample(model, context), context)
         gone = sorted(range(len(stack)), key=lambda i: influence[i])[: self.remove]
         for place in sorted(gone, reverse=True):
             del stack[place]

@@ -12,10 +12,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Gt, Lt
 
-from leanwatt.calibration import input_norms
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.calibration import Calibrated, input_norms
+from leanwatt.contracts import Context, Outlook
 from leanwatt.errors import RefusedError
 from leanwatt.model import Model, linears, quiet, weight_of
 from leanwatt.prune._cutting import keep_inputs, keep_outputs, refuse_pattern, refuse_patterns
@@ -32,16 +32,13 @@ _LEAVING = (".self_attn.o_proj", ".self_attn.dense")
 
 @final
 @dataclass(frozen=True)
-class Heads(Step):
+class Heads(Calibrated):
     """Keep the attention heads of each block that contribute most."""
 
     keep: Annotated[float, Gt(0), Lt(1)]
     """Share of the heads that stays, rounded to whole groups of heads that share a key and value."""
-    examples: Annotated[int, Ge(1)] = 128
-    """Training examples that the activations are taken from."""
 
     version: ClassVar[int] = 1
-    reads_data: ClassVar[bool] = True
 
     def foresee(self, outlook: Outlook) -> None:
         """Fewer heads; refused for families and numbers that transformers cannot express, and after an N:M pattern."""
@@ -55,7 +52,7 @@ class Heads(Step):
         config, layers = model.module.config, linears(model.module)
         kept, before = self._groups(config), config.num_attention_heads
         leaving = [name for name in layers if name.endswith(_LEAVING)]
-        norms = input_norms(model, {name: layers[name] for name in leaving}, context, self.examples)
+        norms = input_norms(model, leaving, self.sample(model, context), context)
         for name in leaving:
             contribution = norms[name] * weight_of(layers[name]).float().norm(dim=0)
             score = contribution.square().view(config.num_key_value_heads, -1).sum(dim=1)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from annotated_types import Ge, Gt, Lt
 
-from leanwatt.calibration import input_norms
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.calibration import Calibrated, input_norms
+from leanwatt.contracts import Context, Outlook
 from leanwatt.errors import RefusedError
 from leanwatt.model import FAMILIES, Model, blocks, inner_size, linears, weight_of
 from leanwatt.prune._cutting import keep_inputs, keep_outputs, refuse_pattern, refuse_patterns
@@ -36,18 +36,15 @@ _SIZES = ("intermediate_size", "ffn_dim", "n_inner")
 
 @final
 @dataclass(frozen=True)
-class Width(Step):
+class Width(Calibrated):
     """Keep the neurons of each MLP that contribute most."""
 
     keep: Annotated[float, Gt(0), Lt(1)]
     """Share of the neurons that stays."""
     multiple: Annotated[int, Ge(1)] = 16
     """The new width is rounded to a multiple of this, which kernels like."""
-    examples: Annotated[int, Ge(1)] = 128
-    """Training examples that the activations are taken from."""
 
     version: ClassVar[int] = 1
-    reads_data: ClassVar[bool] = True
 
     def foresee(self, outlook: Outlook) -> None:
         """A smaller MLP; refused where nothing would go, and after an N:M pattern."""
@@ -61,7 +58,7 @@ class Width(Step):
         leaving, layers = _mlps(model), linears(model.module)
         size = inner_size(model.module.config)
         width = self._width(size)
-        norms = input_norms(model, {name: layers[name] for name in leaving}, context, self.examples)
+        norms = input_norms(model, leaving, self.sample(model, context), context)
         for name, entering in leaving.items():
             score = norms[name] * weight_of(layers[name]).float().norm(dim=0)
             stay = score.topk(width).indices.sort().values
