@@ -81,7 +81,7 @@ def case(findings: ModuleType, world: Paper, curves: Mapping[tuple[str, int], Cu
         study = replace(world.study, reference=reference, margin=margin)
         return rank(study, {task: PRIMARIES[task] for task in world.tasks}, records, world.rows_of)
 
-    named = {(world.label(name), seed): each for (name, seed), each in (curves or {}).items()}
+    named = {(world.label(name), (seed, 0)): each for (name, seed), each in (curves or {}).items()}
     return sys.modules["paper_case"].Case(world.study, ranked, named)
 
 
@@ -194,7 +194,7 @@ def test_fine_tuning_of_one_seed_is_never_certain(findings: ModuleType) -> None:
     found = case(findings, world, {("fp32@32", 0): curve(100.0), ("bf16@32", 0): curve(10.0)})
     told = findings.fine_tuning(found, None)
     assert told.verdict == "cannot tell"
-    assert "a cost of one seed has no interval" in told.said[-1]
+    assert "a cost of one run has no interval" in told.said[-1]
 
 
 def test_fine_tuning_without_curves_was_not_run(findings: ModuleType) -> None:
@@ -290,7 +290,7 @@ def test_the_command_reads_a_store_and_writes_the_page(
     assert (tmp_path / "out" / "findings.html").stat().st_size > 1000
     found = findings.case_of(Study.read(tmp_path / "study.yaml"), tmp_path / "out")
     sharing = {trial.label for trial in world.trials() if not trial.is_baseline}
-    assert set(found.curves) == {(label, 0) for label in sharing}, "all rest on that fine-tuning"
+    assert set(found.curves) == {(label, (0, 0)) for label in sharing}, "all rest on that fine-tuning"
 
 
 @pytest.mark.parametrize("name", ["embedded", "microwave", "cloud_incidents", "recovery"])

@@ -213,7 +213,7 @@ def test_what_a_configuration_lists_block_by_block_loses_the_same_places(
     base = load(saved(family))
     config = base.module.config
     setattr(config, name, kinds)
-    config.use_sliding_window, config.sliding_window = True, 5
+    config.use_sliding_window, config.sliding_window = True, 48
     module = AutoModelForCausalLM.from_config(config).eval()  # So that the blocks are of these kinds.
     module.load_state_dict(base.module.state_dict())
     base.module = module

@@ -272,6 +272,21 @@ def test_words_and_numbers():
     assert shortened("abcdefghij", 6) == "ab..ij" and shortened("abc", 6) == "abc"
 
 
+def test_short_names_leave_out_settings_that_never_change():
+    settings = {"rank": 64, "learning_rate": 0.001}
+    arms = [{"lora": {"precision": precision, **settings}} for precision in ("fp32", "nf4")]
+    here = world()
+    here.settings["steps"] = [{"finetune": arms}, {"quantize": ["none", {"gptq": {"bits": 4}}]}]
+    names = set(short_names(here.ranking(records=[])).values())
+    assert names == {
+        "lora(precision=fp32)",
+        "lora(precision=nf4)",
+        "lora(precision=fp32) > gptq(bits=4)",
+        "lora(precision=nf4) > gptq(bits=4)",
+        "tfidf",
+    }
+
+
 def test_short_names_stay_apart(usual, table):
     names = short_names(table)
     assert names[usual.label("plain")] == "full(precision=fp32)"

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invented import Truth, World, world
+from invented import PRIMARIES, Truth, World, world
 from test_pipeline import flow_of, study_of
 
 from leanwatt.account import WALL
 from leanwatt.budget import Budget
+from leanwatt.measurement import Measurement
 from leanwatt.plan import check
 from leanwatt.recipe import Fidelity
 from leanwatt.record import Record
@@ -132,3 +133,25 @@ def test_sharing_stands_in_the_report(usual: World) -> None:
     assert found.searched.sharing.spent_cpu_seconds == 50
     assert found.searched.sharing.saved_cpu_seconds == 150, "four variants share one fine-tuning"
     assert found.searched.sharing.saved_joules == pytest.approx(1500)
+
+
+def test_what_shares_a_model_with_what_was_tried_is_not_missing() -> None:
+    """Pruned once, and tried in one of two engines: the other one was never wanted."""
+    here = world()
+    here.settings["engine"] = ["openvino", "transformers"]
+    here.settings["search"] = "two_phase"
+    labels = [trial.label for trial in here.trials() if not trial.is_baseline]
+    pruned = [label for label in labels if "wanda" in label]
+    fast = [label for label in pruned if "openvino" in label and "gptq" not in label]
+    records = [r for r in here.records() if r.trial.label not in pruned or r.trial.label in fast]
+    cheap = tuple(Measurement(f"grade/{task}", 1.0, 1.0, {}, answers=10) for task in PRIMARIES)
+    dear = tuple(Measurement(f"grade/{task}", 9.0, 9.0, {}, answers=10) for task in PRIMARIES)
+    metrics = {task: {metric: 0.8} for task, metric in PRIMARIES.items()}
+    best = fast[0].replace(" > wanda(sparsity=0.5)", "")
+    records = [
+        replace(r, metrics=metrics, measurements=cheap if r.trial.label == best else dear) if r.job == "grade" else r
+        for r in records
+    ]
+    table = here.ranking(records=records)
+    assert {entry.label for entry in table.entries if "wanda" in entry.label} == set(fast)
+    assert "missing" not in {entry.status for entry in table.entries}

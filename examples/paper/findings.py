@@ -103,9 +103,11 @@ def fine_tuning(case: Case, loss: float | None) -> Finding:
         other: gain(ratio(reached[other], reached[chosen]), ranking.entry(other), case.study.weight) for other in others
     }
     verdict, said = judged(gains, names, names[chosen])
-    seeds = len(reached[chosen])
-    basis = f"{seeds} {'seed' if seeds == 1 else 'seeds'}; a cost of one seed has no interval, so nothing is certain."
-    return Finding(claim, verdict, (*said, basis if seeds == 1 else f"Intervals over {seeds} seeds, paired."))
+    runs = len(reached[chosen])
+    basis = "One run each: a cost of one run has no interval, so nothing is certain."
+    return Finding(
+        claim, verdict, (*said, basis if runs == 1 else f"Intervals over {runs} runs, paired (seeds, folds).")
+    )
 
 
 def inference(case: Case) -> Finding:

@@ -19,6 +19,8 @@ from leanwatt.variants import Base, local_base, stage_keys
 
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "nf4": 4}
 COMPRESSING = ("prune", "quantize")
+Run = tuple[int, int]
+"""Seed and fold: a training of its own."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Case:
     study: Study
     ranked: Callable[[str, float], Ranking]
     """The ranking with another reference and margin: everything is then paired with that reference."""
-    curves: Mapping[tuple[str, int], Curve]
-    """By label and seed."""
+    curves: Mapping[tuple[str, Run], Curve]
+    """By label and run."""
 
     @cached_property
     def trials(self) -> dict[str, Trial]:
@@ -130,12 +132,13 @@ def level(case: Case, found: Iterable[str], loss: float | None) -> float | None:
 
 
 def costs_to(case: Case, label: str, loss: float | None) -> dict[Window, float]:
-    """By seed; joules only where every curve has measured ones, else CPU-seconds."""
+    """A window for each run; joules only where every curve has measured ones, else CPU-seconds."""
     sensed = all(each.provenance in ("measured", "integrated") for each in case.curves.values())
     unit: Literal["joules", "cpu_seconds"] = "joules" if sensed else "cpu_seconds"
+    runs = sorted({run for _, run in case.curves})
     spent = {
-        Window(seed): each.cost_to(loss, unit)
-        for (name, seed), each in case.curves.items()
+        Window(runs.index(run)): each.cost_to(loss, unit)
+        for (name, run), each in case.curves.items()
         if name == label and loss is not None
     }
     return {window: cost for window, cost in spent.items() if cost}
@@ -155,20 +158,20 @@ def has_pattern(trial: Trial) -> bool:
     return any(step.settings.get("pattern") == "2:4" for step in steps_of(trial, "prune"))
 
 
-def curves_of(store: Store, records: Sequence[Record]) -> dict[tuple[str, int], Curve]:
-    """Of the last fine-tuning of every variant that was graded; the first fold of each seed.
+def curves_of(store: Store, records: Sequence[Record]) -> dict[tuple[str, Run], Curve]:
+    """Of the last fine-tuning of every variant that was graded.
 
     It lies beside the model that the fine-tuning made; merging and pruning make others, without a curve.
     """
     found = {}
     for record in records:
         variant = record.trial.variant
-        if record.job != "grade" or record.trial.is_baseline or variant.fold:
+        if record.job != "grade" or record.trial.is_baseline:
             continue
         keys = reversed(stage_keys(variant, _base(variant.recipe.base, variant.recipe.revision)))
         held = next((each for key in keys if (each := curve.read(store.variants / key)) is not None), None)
         if held is not None:
-            found[record.trial.label, variant.seed] = held
+            found[record.trial.label, (variant.seed, variant.fold)] = held
     return found
 
 

@@ -180,7 +180,8 @@ def _untried(study: Study, trials: Sequence[Trial], records: Sequence[Record], r
     wanted = {trial.label for trial in search.wanted(space, records, []) if trial.variant.fidelity == study.fidelity}
     graded = {record.trial.id for record in records}
     made = {record.trial.variant.id for record in records if record.job == "make"}
-    seen = {trial.label for trial in trials if trial.id in graded or trial.variant.id in made}
+    begun = {trial.label for trial in trials if trial.variant.id in made} & wanted  # Others may have its model made.
+    seen = {trial.label for trial in trials if trial.id in graded} | begun
     labels = dict.fromkeys(trial.label for trial in trials if trial.label not in {*seen, reference})
     return {label: label in wanted for label in labels if label not in wanted or study.budget}
 

@@ -1,7 +1,7 @@
 """The answer in words: one sentence for a manager, and a table that fits a terminal."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from leanwatt.compare import KERNEL_ALLOWANCE, LEVEL, holm
@@ -214,15 +214,31 @@ def short_names(ranking: Ranking) -> dict[str, str]:
     parts = {entry.label: entry.label.split(" | ")[0].split(" > ") for entry in models}
     changed = [set(each) for each in parts.values() if len(each) > 1] or [set(each) for each in parts.values()]
     shared = set.intersection(*changed) if len(models) > 1 else set()
+    brief = _brief({part for each in parts.values() for part in each})
     engines, batches = {entry.engine for entry in models}, {entry.batch for entry in models}
     names = {entry.label: entry.label for entry in ranking.entries}
     for entry in models:
-        own = [part for part in parts[entry.label] if part not in shared]
+        own = [brief[part] for part in parts[entry.label] if part not in shared]
         if len(parts[entry.label]) == 1 and max(map(len, parts.values())) > 1:
             own = [f"{parts[entry.label][0]}, untouched"]
         tail = [entry.engine] * (len(engines) > 1) + [f"batch {entry.batch}"] * (len(batches) > 1)
         names[entry.label] = " | ".join([" > ".join(own) or parts[entry.label][-1], *tail])
     return names if len(set(names.values())) == len(names) else {label: label for label in names}
+
+
+def _brief(steps: Collection[str]) -> dict[str, str]:
+    """Steps without the settings that stay the same while others of their method change."""
+    methods: dict[str, dict[str, list[str]]] = {}
+    for step in steps:
+        name, _, rest = step.partition("(")
+        methods.setdefault(name, {})[step] = rest.removesuffix(")").split(", ") if rest else []
+    found = {}
+    for name, uses in methods.items():
+        same = set.intersection(*map(set, uses.values())) if len(uses) > 1 else set()
+        for step, settings in uses.items():
+            own = ", ".join(each for each in settings if each not in same)
+            found[step] = f"{name}({own})" if own else name
+    return found
 
 
 def text_table(ranking: Ranking) -> str:
