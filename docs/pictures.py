@@ -167,7 +167,7 @@ def midway(study: str, out: str | None) -> Callable[[], Headway]:
     weighs = [record for record in every if record.job == "weigh"]
     last = weighs[int(DONE_SHARE * len(weighs))]
     then = [record for record in every if str(record.machine.get("utc")) <= str(last.machine.get("utc"))]
-    found = headway(asked, primaries, list(check(asked, store).trials), then)
+    found = headway(check(asked, store).needs, primaries, then)
     return lambda: replace(found)
 
 
