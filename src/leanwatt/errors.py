@@ -13,7 +13,6 @@ LeanwattError
 """
 
 from collections.abc import Iterable
-from importlib.metadata import metadata
 from importlib.util import find_spec
 
 
@@ -59,6 +58,8 @@ class StoreError(LeanwattError):
 
 def missing_extra(room: str, name: str, package: str) -> MissingExtraError:
     """The error for a method whose package is not there; the extra, if there is one, has the method's name."""
+    from importlib.metadata import metadata  # Slow to load, and needed only here.
+
     extras = metadata("leanwatt").get_all("Provides-Extra") or []
     what = f"'leanwatt[{name}]'" if name in extras or name.replace("_", "-") in extras else package
     return MissingExtraError(f"{room}: {name} needs '{package}'. Install it with: pip install {what}")
