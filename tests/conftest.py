@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ WORDS = (
     "mains failure fibre cut alarm first then replaced reset in cell router down up"
 )
 FAMILIES = ("llama", "gpt2")
-"""In every run; the others once, in test_families.py."""
+"""With every method; the others (`EVERY_FAMILY` of matrix.py) with each once."""
 
 
 def tiny_tokenizer() -> Any:
@@ -29,6 +30,15 @@ def tiny_tokenizer() -> Any:
     from leanwatt.starter import tokenizer_of
 
     return tokenizer_of([WORDS] * 5, 300)
+
+
+def pytest_sessionfinish() -> None:
+    """A worker's coverage is saved here: once it ends it has ten seconds, all of which a cluster may need to stop."""
+    coverage = sys.modules.get("coverage")
+    current = coverage.Coverage.current() if coverage is not None else None
+    if current is not None and "PYTEST_XDIST_WORKER" in os.environ:
+        current.stop()
+        current.save()
 
 
 @pytest.fixture(scope="session")
