@@ -14,7 +14,7 @@ from pathlib import Path
 
 from leanwatt.console import progress
 from leanwatt.lesson import Lesson
-from leanwatt.model import Model
+from leanwatt.model import Model, count
 from leanwatt.starter import PIECES, Shape, config, tokenizer_of
 from leanwatt.training import Schedule, Trainer
 
@@ -43,7 +43,7 @@ def main() -> None:
     if asked.epochs:
         learn(model, texts, asked.epochs, shape)
     model.save(asked.out)
-    print(f"{asked.out}: {sum(p.numel() for p in model.module.parameters()):,} parameters, {len(texts)} texts")
+    print(f"{asked.out}: {count(model.module):,} parameters, {len(texts)} texts")
 
 
 def read(table: Path, columns: list[str], until: str | None) -> list[str]:

@@ -131,14 +131,14 @@ def _converted(offer: Offer, target: Path, questions: Sequence[Question]) -> Che
     for pattern in _ORIGINAL:
         for each in target.glob(pattern):
             shutil.rmtree(each) if each.is_dir() else each.unlink()
-    after = _answers(engine, target, questions)
-    if _same(after, before) < len(questions):
-        raise StoreError(f"{target}: the exported form does not answer as engine {name} does in the study.")
-    try:
-        with engine.open(target, 1) as session:
+    with engine.open(target, 1) as session:
+        after = list(session.answer(questions))
+        if _same(after, before) < len(questions):
+            raise StoreError(f"{target}: the exported form does not answer as engine {name} does in the study.")
+        try:
             agreement.check(name, session, offer.artifact, {"export": questions})
-    except RuntimeError as error:
-        raise StoreError(f"{target}: {error}") from error
+        except RuntimeError as error:
+            raise StoreError(f"{target}: {error}") from error
     plain = _answers(catalog.build(Choice("engine", "transformers")), offer.artifact, questions)
     alike = sum(mine.text == other.text for mine, other in zip(after, plain, strict=True))
     return Check(len(questions), alike)

@@ -87,7 +87,7 @@ class Headway:
 
 def headway(needs: Needs, primaries: Mapping[str, str], records: Sequence[Record]) -> Headway:
     """From the trials that were planned, what the search wants of them so far, and the records that are there."""
-    study, tried = needs.study, _tried(needs.study, needs.trials, records)
+    study, tried = needs.study, _tried(needs, records)
     known = {trial.id for trial in tried} | {trial.variant.id for trial in tried}
     last: dict[str, Record] = {}
     ours = [r for r in records if (r.trial.variant.id if r.job == "make" else r.trial.id) in known]
@@ -113,12 +113,12 @@ def headway(needs: Needs, primaries: Mapping[str, str], records: Sequence[Record
     )
 
 
-def _tried(study: Study, trials: Sequence[Trial], records: Sequence[Record]) -> list[Trial]:
+def _tried(needs: Needs, records: Sequence[Record]) -> list[Trial]:
     """What the search wants so far, of any fidelity; and what was graded without it."""
-    search: Search = catalog.build(study.search)
+    search: Search = catalog.build(needs.study.search)
     graded = {record.trial.id for record in records if record.job == "grade"}
-    asked = [*search.wanted(study.reference_first(trials), records, []), *(t for t in trials if t.id in graded)]
-    return list({trial.id: trial for trial in asked}.values())
+    wanted = search.wanted(needs.study.reference_first(needs.trials), records, [])
+    return list({t.id: t for t in [*wanted, *(t for t in needs.trials if t.id in graded)]}.values())
 
 
 def _subject(record: Record) -> str:
