@@ -189,8 +189,11 @@ class Server:
         raise SystemExit("the server did not start")
 
     def memory_mib(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
+        """Of the server and its engine; what they share is counted once."""
+        root = self.process.pid
+        below = Path(f"/proc/{root}/task/{root}/children").read_text(encoding="utf-8").split()
+        each = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in (root, *below)]
+        return sum(int(re.findall(r"Pss:\s+(\d+) kB", rollup)[0]) for rollup in each) / 1024
 
     def stop(self) -> str:
         self.process.send_signal(signal.SIGTERM)

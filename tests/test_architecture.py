@@ -19,7 +19,7 @@ NAMES = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path 
 
 LAYERS = (
     # A file imports, when it is loaded, only from lines above its own, or from its own line and to its left.
-    ("errors", "near", "network", "cache"),
+    ("errors", "near", "network", "cache", "processes"),
     ("recipe", "measurement", "bill", "question", "source", "saving"),
     ("record", "study", "machine", "journal"),
     ("contracts",),
@@ -37,13 +37,13 @@ LAYERS = (
     ("sections", "page", "report", "beside", "quoted"),
     ("weigh", "listing"),
     ("form", "answering", "promise", "feedback", "offer", "card", "export"),
-    ("serving", "batching", "wire", "keys", "pace", "gate", "connections", "gauges", "routes", "serve"),
+    ("serving", "batching", "apart", "wire", "keys", "pace", "gate", "connections", "gauges", "routes", "serve"),
     ("shape", "jobs", "plan", "budget", "agenda", "headway", "watch"),
     ("pipeline",),
     ("runs", "upkeep", "verbs"),
     ("options", "cli_serving", "cli", "__init__", "__main__"),
 )
-BROAD = {"jobs", "cli", "executor._process", "batching", "gate"}
+BROAD = {"jobs", "cli", "executor._process", "processes", "apart", "batching", "gate"}
 """Where a broad except may stand: a failure becomes data, words, a message to the parent, or one request's answer."""
 HEAVY = ("torch", "transformers", "numpy", "pandas", "sklearn", "scipy", "peft", "plotly", "pyarrow", "tokenizers")
 

@@ -34,7 +34,7 @@ from leanwatt.promise import Books
 from leanwatt.prompt import Encoder
 from leanwatt.question import Prompt
 from leanwatt.routes import Desk, application
-from leanwatt.serve import SPARE_CONNECTIONS, TURN_SECONDS, long_turns, open_to, opened
+from leanwatt.serve import SPARE_CONNECTIONS, open_to, opened
 from leanwatt.serving import Settings
 
 TICKET = {"ticket": "site A power lost"}
@@ -495,6 +495,8 @@ def test_a_real_engine_is_opened_warm_and_closed(folder: Path, tmp_path: Path) -
         events = sent(here, "POST", "/v1/completions", json={**body, "stream": True}).text.split("\n\n")
         pieces = [json.loads(line[6:]) for line in events if line.startswith("data: {")]
         assert "".join(choice["text"] for event in pieces for choice in event["choices"]) == whole
+        figures = dict(line.split(" ") for line in sent(here, "GET", "/metrics").text.splitlines() if line[0] != "#")
+        assert float(figures["leanwatt_engine_process_cpu_seconds_total"]) > 0.1, "the engine's process, not ours"
     assert not batcher.is_alive
 
 
@@ -652,10 +654,3 @@ def test_there_are_only_so_many_connections(folder: Path, tmp_path: Path) -> Non
     while httpx2.get(f"{server.url}/healthz").status_code != 200:
         assert time.monotonic() < ends, "there is room again"
     server.stop()
-
-
-def test_threads_have_longer_turns_only_while_it_serves() -> None:
-    before = sys.getswitchinterval()
-    with long_turns():
-        assert sys.getswitchinterval() == pytest.approx(TURN_SECONDS)
-    assert sys.getswitchinterval() == before

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -33,6 +33,16 @@ class Streams(Protocol):
 
     def stream(self, questions: Sequence[Question], heard: Mapping[int, Heard]) -> Sequence[Answer]:
         """As `answer`; `heard`, by place of the question, is told the whole text so far after every token."""
+        ...
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """A session that can be gone while the thread that asks it still runs."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be asked."""
         ...
 
 
@@ -88,7 +98,8 @@ class _Waiting:
 class Batcher:
     """Answers requests in batches: the one that waits longest, and those that are most like it in length.
 
-    What was accepted is answered, also while it closes.
+    What was accepted is answered, also while it closes. One thread asks the engine; another hands out the answers, so
+    that the engine has its next batch before they are sent.
     """
 
     def __init__(self, session: Session, window: Window, rules: Rules) -> None:
@@ -101,6 +112,7 @@ class Batcher:
         self.accepted = self.batches = 0
         self.answered = self.withdrawn = self.failed = 0
         """What became of the accepted: an answer, taken back before the engine began, an error."""
+        self._handing = ThreadPoolExecutor(1, "answers")
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -111,8 +123,9 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the engine's thread runs."""
-        return self._thread.is_alive()
+        """Whether the engine's thread runs, and the engine."""
+        is_there = self._session.is_alive if isinstance(self._session, Mortal) else True
+        return is_there and self._thread.is_alive()
 
     def account(self) -> str:
         """What became of the accepted, in words; who waits or is being answered is in no count but the first."""
@@ -140,6 +153,7 @@ class Batcher:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+        self._handing.shutdown()
 
     def _withdraw(self, request: _Waiting) -> None:
         """Its place is free for others at once."""
@@ -201,6 +215,15 @@ class Batcher:
                 batch[0].future.set_exception(error)
             return
         self.batches += 1
+        self._handing.submit(self._hand_out, batch, parts, energies, begun)
+
+    def _hand_out(
+        self,
+        batch: Sequence[_Waiting],
+        parts: Sequence[tuple[Answer, ...]],
+        energies: Sequence[Energy],
+        begun: float,
+    ) -> None:
         for each, mine, energy in zip(batch, parts, energies, strict=True):
             self.answered += 1
             each.future.set_result(Answered(mine, energy, begun - each.since, time.monotonic() - each.since))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,9 +15,11 @@ from pathlib import Path
 
 from leanwatt.errors import StoreError, StudyError
 
+NUMBER_BITS = 52
+"""Of the number of a rating, which a browser's script must hold exactly."""
 _COLUMNS = ("at", "variant", "ticket", "said_cause", "said_response", "is_right", "cause", "response")
 _TABLES = (
-    f"CREATE TABLE IF NOT EXISTS ratings (id INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_COLUMNS)})",
+    f"CREATE TABLE IF NOT EXISTS ratings (id INTEGER PRIMARY KEY, {', '.join(_COLUMNS)})",
     "CREATE TABLE IF NOT EXISTS retention (days INTEGER)",
 )
 
@@ -98,19 +101,19 @@ class Feedback:
                 base.close()
 
     def add(self, rating: Rating) -> int:
-        """Keep it; its number. Whatever is too old goes at the same time."""
+        """Keep it; its number, which nobody guesses: who knows it may delete the rating. What is too old goes."""
         self.expire()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = (now, *(getattr(rating, name) for name in _COLUMNS[1:]))
-        marks = ", ".join("?" * len(_COLUMNS))
+        number, now = secrets.randbits(NUMBER_BITS), datetime.now(UTC).isoformat(timespec="microseconds")
+        values = (number, now, *(getattr(rating, name) for name in _COLUMNS[1:]))
+        marks = ", ".join("?" * len(values))
         with self._open() as base:
-            found = base.execute(f"INSERT INTO ratings ({', '.join(_COLUMNS)}) VALUES ({marks})", values)
-            return int(found.lastrowid or 0)
+            base.execute(f"INSERT INTO ratings (id, {', '.join(_COLUMNS)}) VALUES ({marks})", values)
+        return number
 
     def all(self) -> list[Kept]:
         """Oldest first, without those that are too old."""
         self.expire()
-        kept = f"SELECT id, {', '.join(_COLUMNS)} FROM ratings WHERE at >= ? ORDER BY id"
+        kept = f"SELECT id, {', '.join(_COLUMNS)} FROM ratings WHERE at >= ? ORDER BY at, id"
         with self._open() as base:
             rows = base.execute(kept, (self._oldest(),)).fetchall()
         found = [dict(zip(("id", *_COLUMNS), row, strict=True)) for row in rows]
@@ -139,7 +142,7 @@ class Feedback:
         """Since when ratings are kept; everything is where no server has said how long."""
         if self.days is None:
             return ""
-        return (datetime.now(UTC) - timedelta(days=self.days)).isoformat(timespec="seconds")
+        return (datetime.now(UTC) - timedelta(days=self.days)).isoformat(timespec="microseconds")
 
 
 @dataclass(frozen=True)

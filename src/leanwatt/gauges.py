@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -18,7 +18,8 @@ JOULES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.
 class Gauges:
     """The figures of one server, in a registry of its own."""
 
-    def __init__(self, batcher: Batcher, books: Books) -> None:
+    def __init__(self, batcher: Batcher, books: Books, engine: Callable[[], int] | None = None) -> None:
+        """`engine` tells the number of the engine's process, where it has one of its own."""
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "leanwatt_requests", "Requests by route and status", ["route", "status"], registry=registry
@@ -44,6 +45,8 @@ class Gauges:
         queue.set_function(lambda: batcher.waiting)
         registry.register(_Standing(batcher, books))
         ProcessCollector(registry=registry)
+        if engine is not None:
+            ProcessCollector("leanwatt_engine", engine, registry=registry)
 
     def seen(self, route: str, status: int, seconds: float) -> None:
         """A request ended, well or not."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
 from leanwatt import catalog
+from leanwatt.apart import Apart, Opening
 from leanwatt.attribution import rolling
 from leanwatt.batching import Batcher, Rules
 from leanwatt.errors import StudyError, UserError
@@ -25,10 +25,6 @@ from leanwatt.pace import Pace
 from leanwatt.promise import Books
 from leanwatt.routes import Desk, application
 from leanwatt.serving import LOOPBACK, Settings
-
-TURN_SECONDS = 0.02
-"""How long one Python thread goes on while another waits. By default 5 ms, which cuts the engine's thread into pieces
-while it makes a batch ready, and leaves the cores idle meanwhile (benchmarks/RESULTS.md, "Serving under load")."""
 
 SPARE_CONNECTIONS = 256
 """As many connections as requests may wait, and so many more: for those being answered, and those between requests."""
@@ -53,23 +49,22 @@ def opened(offer: Offer, settings: Settings) -> Iterator[tuple[Gate, Batcher]]:
     keys = open_to(settings)
     feedback = Feedback(settings.ratings, settings.rating_days) if settings.ratings is not None else None
     batch = settings.batch or offer.trial.batch
-    meter, engine, encoder = catalog.build(offer.meter), catalog.build(offer.trial.engine), offer.encoder()
-    with meter.open() as read, engine.open(offer.artifact, batch) as session:
-        session.answer(list(offer.form.about("a ticket to warm up with").values()))
-        with rolling(read) as window:
-            batcher = Batcher(session, window, Rules(batch, settings.wait_seconds, settings.queue))
-            books = Books(offer.promise, describe().get("id"))
-            gauges = Gauges(batcher, books)
-            desk = Desk(
-                *(offer, encoder, batcher, books, gauges, feedback),
-                *(settings.most_tokens, settings.timeout_seconds),
-            )
-            hosts = frozenset({*LOOPBACK, "[::1]"}) if settings.is_local else None
-            terms = Terms(keys, Pace(settings.per_minute), settings.body_bytes, hosts=hosts)
-            try:
-                yield Gate(application(desk, batcher.close), terms, gauges.seen), batcher
-            finally:
-                batcher.close()
+    warm = tuple(offer.form.about("a ticket to warm up with").values())
+    opening, encoder = Opening(offer.trial.engine, offer.artifact, batch, warm), offer.encoder()
+    with catalog.build(offer.meter).open() as read, Apart(opening) as session, rolling(read) as window:
+        batcher = Batcher(session, window, Rules(batch, settings.wait_seconds, settings.queue))
+        books = Books(offer.promise, describe().get("id"))
+        gauges = Gauges(batcher, books, session.process_id)
+        desk = Desk(
+            *(offer, encoder, batcher, books, gauges, feedback),
+            *(settings.most_tokens, settings.timeout_seconds),
+        )
+        hosts = frozenset({*LOOPBACK, "[::1]"}) if settings.is_local else None
+        terms = Terms(keys, Pace(settings.per_minute), settings.body_bytes, hosts=hosts)
+        try:
+            yield Gate(application(desk, batcher.close), terms, gauges.seen), batcher
+        finally:
+            batcher.close()
 
 
 def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda line: None) -> None:
@@ -93,7 +88,7 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
         listening.listen(config.backlog)  # From here on, who connects is served.
         host, port = listening.getsockname()[:2]
         told(f"Serving {offer.trial.label} as '{offer.name}' on http://{f'[{host}]' if ':' in host else host}:{port}/")
-        with _ended_by_signals(server), long_turns():
+        with _ended_by_signals(server):
             server.run(sockets=[listening])
         told(f"Stopped. {batcher.account()}")
 
@@ -112,17 +107,6 @@ def _listening(settings: Settings) -> socket.socket:
             "Choose another --port or --host."
         ) from error
     return listening
-
-
-@contextmanager
-def long_turns() -> Iterator[None]:
-    """`TURN_SECONDS` for all threads of this process, while the context lasts."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(TURN_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 @contextmanager

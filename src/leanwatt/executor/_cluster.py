@@ -16,8 +16,9 @@ from uuid import uuid4
 from leanwatt.contracts import WorkerDied
 from leanwatt.errors import StoreError, StudyError
 from leanwatt.executor._leases import ASK_SECONDS, Leases
-from leanwatt.executor._process import Raised, outcome_of
+from leanwatt.executor._process import outcome_of
 from leanwatt.machine import describe
+from leanwatt.processes import Raised
 
 LOOK_SECONDS = 5.0
 """Nodes that come and go are noticed after so long."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from leanwatt.contracts import Executor
-from leanwatt.executor._process import Raised, outcome_of
+from leanwatt.executor._process import outcome_of
+from leanwatt.processes import Raised
 
 
 @final
