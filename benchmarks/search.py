@@ -37,11 +37,13 @@ MOST_COST = 1.05
 MOST_SHARE = 0.20
 SENSED = (Provenance.MEASURED, Provenance.INTEGRATED)
 SEARCHES = [
-    Choice("search", "halving", {"rungs": rungs, "keep": keep, "examples": examples, "slack": slack, "variants": start})
-    for rungs, examples in ((1, 64), (1, 128), (2, 64), (2, 128), (3, 64))
-    for keep in (0.5,)
+    Choice("search", "halving", {"rungs": rungs, "keep": keep, "examples": examples, "slack": slack, **start})
+    for rungs, keep, examples in (
+        *((1, 0.5, 64), (1, 0.5, 128), (2, 0.5, 64), (2, 0.5, 128), (3, 0.5, 64)),
+        *((1, 0.05, 64), (1, 0.1, 64), (1, 0.1, 128), (2, 0.25, 64)),
+    )
     for slack in (0.02, 0.05, 0.1)
-    for start in (None, 32, 16)
+    for start in ({}, {"variants": 32}, {"variants": 16}, {"tuned_alike": True})
 ] + [Choice("search", "optuna", {"variants": count, "startup": 4}) for count in (6, 10)]
 
 

@@ -136,6 +136,19 @@ def test_halving_waits_for_the_whole_rung_and_drops_what_failed() -> None:
     assert "round_to_nearest4" not in full(search.wanted(space, [*rest, broken], []))
 
 
+def test_halving_can_stay_with_what_is_tuned_alike() -> None:
+    tunings = {"finetune": ["full", {"full": {"precision": "bf16"}}]}
+    merges, prunes = {"merge": ["none", "merge"]}, {"prune": ["none", {"magnitude": {"sparsity": 0.5}}]}
+    space = space_of(steps=[tunings, merges, prunes], reference="first")
+    whole = Halving(rungs=1, examples=50).wanted(space, [], [])
+    alike = Halving(rungs=1, examples=50, tuned_alike=True).wanted(space, [], [])
+    looked = [[name(t) for t in some if t.variant.fidelity.examples == 50] for some in (whole, alike)]
+    assert len(looked[0]) == 8
+    assert looked[1] == ["full", "full+magnitude"]
+    untuned = space_of()
+    assert len(Halving(rungs=1, tuned_alike=True).wanted(untuned, [], [])) == 9 + 2, "all share the base itself"
+
+
 def test_halving_asks_no_more_than_the_study_does_and_can_train_less() -> None:
     space = space_of(fidelity={"examples": 60})
     search = Halving(rungs=2, keep=0.5, examples=50, steps=20)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from leanwatt.measurement import Measurement, Provenance
-from leanwatt.recipe import Fidelity, Trial, digest
+from leanwatt.recipe import Fidelity, Recipe, Trial, digest
 from leanwatt.record import Record
 
 SENSED = (Provenance.MEASURED, Provenance.INTEGRATED)
@@ -53,6 +53,13 @@ def anchors(space: Sequence[Trial]) -> list[Trial]:
 def trials(candidates: Iterable[Candidate]) -> list[Trial]:
     """All of theirs, in order."""
     return [trial for candidate in candidates for trial in candidate.trials]
+
+
+def tuning(candidate: Candidate) -> Recipe:
+    """The recipe to its last fine-tuning or merging, which is the base where there is none."""
+    recipe = candidate.trials[0].variant.recipe
+    last = max((place for place, step in enumerate(recipe.steps, 1) if step.room in ("finetune", "merge")), default=0)
+    return replace(recipe, steps=recipe.steps[:last])
 
 
 def drawn(candidates: Sequence[Candidate], count: int | None, seed: int) -> list[Candidate]:

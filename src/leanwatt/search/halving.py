@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Lt
 from leanwatt.contracts import Search
 from leanwatt.recipe import Fidelity, Trial
 from leanwatt.record import Record
-from leanwatt.search._findings import Candidate, Findings, Shown, anchors, costs, drawn, models, trials
+from leanwatt.search._findings import Candidate, Findings, Shown, anchors, costs, drawn, models, trials, tuning
 
 
 @final
@@ -39,6 +39,10 @@ class Halving(Search):
     """Loss against the reference that few examples forgive; add it to the study's margin in mind, not in the file."""
     variants: Annotated[int, Ge(1)] | None = None
     """How many start, drawn at random; None starts all."""
+    tuned_alike: bool = False
+    """Only variants whose fine-tuning is the reference's start: it is made in any case, and each other one costs as
+    much again. For studies whose fine-tunings differ in price and hardly in what answering costs later, such as
+    precisions."""
     seed: int = 0
     """Of the draw."""
 
@@ -46,6 +50,8 @@ class Halving(Search):
         """All rungs up to the first that is not finished; after the last one, what is left in full."""
         found, asked = Findings(records), anchors(space)
         [reference, *others] = models(space)
+        if self.tuned_alike:
+            others = [candidate for candidate in others if tuning(candidate) == tuning(reference)]
         alive = drawn(others, self.variants, self.seed)
         for rung in range(self.rungs):
             looked = [each.at(self._fidelity(rung)) for each in (reference, *alive)]
