@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, Asking
@@ -34,6 +34,9 @@ class Transformers(Engine):
     """Multiply 2:4 masks with kernels that skip the zeros: bf16 on an NVIDIA GPU of 2020 or later."""
     devices: Literal["one", "all"] = "one"
     """all spreads the layers over all GPUs, and what does not fit there over the CPU's memory."""
+
+    uses_gpu: ClassVar[bool] = True
+    takes_adapters: ClassVar[bool] = True
 
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[Asking]:

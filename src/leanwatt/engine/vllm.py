@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, until_stop, without_end
@@ -37,6 +37,8 @@ class Vllm(Engine):
     """fp8 rounds weights and activations to 8-bit floats when loading: another model, which the record says."""
     memory_share: float = 0.9
     """Share of the GPU's memory that weights and cache may fill."""
+
+    uses_gpu: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("vllm", "engine", "vllm")
