@@ -38,7 +38,7 @@ LAYERS = (
     ("weigh", "listing"),
     ("form", "answering", "promise", "feedback", "offer", "card", "export"),
     ("serving", "batching", "wire", "keys", "pace", "gate", "connections", "gauges", "routes", "serve"),
-    ("shape", "jobs", "plan", "budget", "agenda", "headway", "watch"),
+    ("passes", "shape", "jobs", "plan", "budget", "agenda", "headway", "watch"),
     ("pipeline",),
     ("runs", "upkeep", "verbs"),
     ("options", "cli_serving", "cli", "__init__", "__main__"),
