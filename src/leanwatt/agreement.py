@@ -7,9 +7,9 @@ questions, as for random weights, logits after rows of tokens are compared (`che
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -226,10 +226,13 @@ class _Reference:
         with self._open() as session:
             return [answer.scores for answer in session.answer(questions)]
 
-    def _open(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        """Every prompt is read whole: what engines share is checked too."""
         from leanwatt.engine.transformers import Transformers
 
-        return Transformers("fp32", devices=self.devices).open(self.artifact, 1)
+        with Transformers("fp32", devices=self.devices).open(self.artifact, 1) as session:
+            yield replace(session, shares=False)
 
     def _kept(self, what: str, asked: Any) -> _Kept:
         versions = [version(package) for package in ("torch", "transformers")]

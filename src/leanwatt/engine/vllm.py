@@ -1,6 +1,7 @@
 """vLLM on NVIDIA GPUs: made for many questions at once. Not yet run on hardware: tested against a stand-in.
 
-Written against vLLM 0.33. Prompts are never reused between questions, and each option is read with its whole prompt:
+Written against vLLM 0.33. Its cache of prefixes is off: it keeps whole tickets, not the instruction alone, so that the
+tickets that a weighing repeats would cost next to nothing the second time. Each option is read with its whole prompt:
 vLLM has no way to let options share one. Integer codes are unpacked: its kernels take formats of their own.
 """
 
