@@ -4,9 +4,11 @@
     python benchmarks/engines_gpu.py --shape 1b --batch 1 8 64 --minutes 30 --out runs/engines-gpu
 
 Not yet run on hardware. Random weights, with the same values shuffled as a control, since a GPU's watts move with the
-values; no quality, and no part of any ranking. Each case runs in a process of its own, in rounds of random order; what
-cannot run here is named with its reason. It stops after --minutes and goes on from there when started again. `--device
-cpu --shape 14m` tries the script without a GPU: cases that need one are named as failed.
+values; no quality, and no part of any ranking. Before a case is weighed, its logits are compared with those of the same
+weights, unpacked, in plain fp32: one that computes something else is named with its error. Each case runs in a process
+of its own, in rounds of random order; what cannot run here is named with its reason. It stops after --minutes and goes
+on from there when started again. `--device cpu --shape 14m` tries the script without a GPU: cases that need one are
+named as failed.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from leanwatt import catalog, shape
+from leanwatt import agreement, catalog, shape
 from leanwatt.contracts import WorkerDied
 from leanwatt.errors import LeanwattError
 from leanwatt.ledger import Ledger
@@ -56,16 +58,17 @@ class Weighing:
     def _weighed(self, case: shape.Case, precision: str) -> list[shape.PhaseCost]:
         from leanwatt.engine.transformers import _Torch
 
-        module = opened(self.folder, precision, self.device)
+        module, right = opened(self.folder, precision, self.device)
+        expected = reference(self.folder, right, self.device, case.plan.checked)
         if self.compiled:
             module.compile(dynamic=True)
         session = SimpleNamespace(backend=_Torch(module, self.device), facts={"precision": precision})
         with catalog.build(case.plan.meter).open() as read:
-            return list(shape.phases(case, session, Ledger(read)))
+            return list(shape.phases(case, session, Ledger(read), expected))
 
 
-def opened(folder: Path, precision: str, device: str) -> Any:
-    """The model on the device, its blocks' linear layers in that precision."""
+def opened(folder: Path, precision: str, device: str) -> tuple[Any, dict[str, Any]]:
+    """The model on the device, its blocks' linear layers in that precision; and what these layers' weights are."""
     import torch
 
     from leanwatt.model import cast, linears, load, weight_of
@@ -78,13 +81,42 @@ def opened(folder: Path, precision: str, device: str) -> Any:
             smallest = groups.argsort(-1)[..., :2]
             weight.view(weight.shape[0], -1, 4).scatter_(-1, smallest, 0)
     module = cast(model.module, torch.float32 if precision == "fp32" else torch.bfloat16).to(device)
+    right = {name: layer.weight.data for name, layer in linears(module).items()}
     if precision == "2:4":
         for layer in linears(module).values():
             packed = torch.sparse.to_sparse_semi_structured(layer.weight.data)
             layer.weight = torch.nn.Parameter(packed, requires_grad=False)
     elif precision not in ("fp32", "bf16"):
         quantized(module, precision)
-    return module
+        right = {name: unpacked(layer.weight) for name, layer in linears(module).items()}
+    return module, right
+
+
+def reference(folder: Path, right: dict[str, Any], device: str, ids: Any) -> agreement.Logits:
+    """Logits of the same weights, multiplied by plain transformers in fp32."""
+    import torch
+
+    from leanwatt.engine.transformers import _Torch
+    from leanwatt.model import cast, linears, load
+
+    plain = cast(load(folder).module, torch.float32)
+    with torch.no_grad():
+        for name, layer in linears(plain).items():
+            layer.weight.copy_(right[name])
+    return agreement.after_rows(_Torch(plain.to(device), device), ids)
+
+
+def unpacked(weight: Any) -> Any:
+    """A layer's weights as fp32 numbers (rows, columns), without the kernel that is weighed."""
+    import torch
+
+    if type(weight).__name__ != "Int4Tensor":  # The one that torchao cannot unpack itself.
+        return weight.dequantize(torch.float32)
+    # Two numbers a byte, the first in the low half; scales and offsets are (groups, rows).
+    halves = torch.stack([weight.qdata & 0xF, (weight.qdata >> 4) & 0xF], dim=-1).flatten(1).to(torch.int8)
+    numbers = torch.where(halves > 7, halves - 16, halves).float()
+    scale, offset = (each.float().T[..., None] for each in (weight.scale, weight.zero_point))
+    return (numbers.unflatten(1, (scale.shape[1], -1)) * scale + offset).flatten(1)
 
 
 def quantized(module: Any, precision: str) -> None:

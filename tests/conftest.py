@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ os.environ.setdefault("LEANWATT_QUIET", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Tensors are tiny, and several tests run at once.
+# What tests weigh is never looked at: they wait for nobody's measurement, and nobody's waits for them.
+os.environ["LEANWATT_LEASES"] = tempfile.mkdtemp(prefix="leanwatt-leases-")
 # A shell's job in the background ignores Ctrl-C, and so would what tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,7 +36,8 @@ def tiny_tokenizer() -> Any:
 
 
 def pytest_sessionfinish() -> None:
-    """A worker's coverage is saved here: once it ends it has ten seconds, all of which a cluster may need to stop."""
+    """The leases go. A worker's coverage is saved here: once it ends it has ten seconds, all of which a cluster may need to stop."""
+    shutil.rmtree(os.environ["LEANWATT_LEASES"], ignore_errors=True)
     coverage = sys.modules.get("coverage")
     current = coverage.Coverage.current() if coverage is not None else None
     if current is not None and "PYTEST_XDIST_WORKER" in os.environ:

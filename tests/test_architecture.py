@@ -37,13 +37,13 @@ LAYERS = (
     ("sections", "page", "report", "beside", "quoted"),
     ("weigh", "listing"),
     ("form", "answering", "promise", "feedback", "offer", "card", "export"),
-    ("serving", "batching", "apart", "wire", "keys", "pace", "gate", "connections", "gauges", "routes", "serve"),
-    ("shape", "jobs", "plan", "budget", "agenda", "headway", "watch"),
+    ("serving", "batching", "remote", "wire", "keys", "pace", "gate", "connections", "gauges", "routes", "serve"),
+    ("passes", "shape", "jobs", "plan", "budget", "agenda", "headway", "watch"),
     ("pipeline",),
     ("runs", "upkeep", "verbs"),
     ("options", "cli_serving", "cli", "__init__", "__main__"),
 )
-BROAD = {"jobs", "cli", "executor._process", "processes", "apart", "batching", "gate"}
+BROAD = {"jobs", "cli", "executor._process", "processes", "remote", "batching", "gate"}
 """Where a broad except may stand: a failure becomes data, words, a message to the parent, or one request's answer."""
 HEAVY = ("torch", "transformers", "numpy", "pandas", "sklearn", "scipy", "peft", "plotly", "pyarrow", "tokenizers")
 

@@ -37,6 +37,12 @@ def given(saved: Callable[[str], Path], tickets: Path) -> Callable[..., Study]:
     return make
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings must not depend on the machine that tests run on."""
+    monkeypatch.setattr(plan, "usable_gpu", lambda: None)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "out")
@@ -154,6 +160,41 @@ def test_a_reference_that_cannot_be_made_is_refused(given: Callable[..., Study],
         plan.check(given(steps=steps), store)
     label = next(trial.label for trial in given(steps=steps).trials("", 1)[1:])
     assert plan.check(given(steps=steps, reference=label), store).warnings
+
+
+def test_adapters_that_the_engine_does_not_take_are_named_before_they_are_trained(
+    given: Callable[..., Study], store: Store
+) -> None:
+    lora = [{"finetune": ["none", "lora"]}]
+    [warning] = plan.check(given(steps=lora), store).warnings
+    assert "> lora | openvino | batch 8 will be refused. Its adapters are not merged" in warning
+    assert "put `merge: [merge]` after finetune" in warning
+    assert plan.check(given(steps=[*lora, {"merge": ["merge"]}]), store).warnings == ()
+    assert plan.check(given(steps=lora, engine="transformers"), store).warnings == ()
+    with pytest.raises(StudyError, match=r"The reference '.*lora | openvino.*' cannot be run.*takes none"):
+        plan.check(given(steps=[{"finetune": ["lora"]}]), store)
+
+
+def test_a_gpu_that_would_stand_idle_is_told(
+    given: Callable[..., Study], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "usable_gpu", lambda: "NVIDIA H200")
+    [warning] = plan.check(given(), store).warnings
+    assert "GPU (NVIDIA H200), and openvino computes on the CPU" in warning
+    assert "`engine: transformers`" in warning
+    assert plan.check(given(engine=["openvino", "transformers"]), store).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "found"), [(["A"], "cuda", "A"), (["A"], "cpu", None), ([], "cuda", None), ([], "cpu", None)]
+)
+def test_a_gpu_is_usable_where_torch_sees_it(
+    gpus: list[str], device: str, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(plan, "describe", lambda: {"gpus": gpus})
+    monkeypatch.setattr(plan, "accelerator", lambda: device)
+    assert plan.usable_gpu() == found
 
 
 def test_one_class_is_refused(given: Callable[..., Study], store: Store, tickets: Path) -> None:

@@ -181,6 +181,7 @@ def a_study(folder: Path, base: Path, tickets: Path, **changes: Any) -> Flow:
         {
             "name": "small",
             "base": str(base),
+            "engine": "transformers",
             "tasks": [{"root_cause": {"data": data, "text": "description", "label": "cause"}}],
             "baselines": ["majority", "tfidf"],
             "protocol": {"quick": {"rounds": 1, "window_seconds": 0.05}},
@@ -261,7 +262,8 @@ def test_ctrl_c_ends_the_jobs_keeps_the_records_and_says_nothing_of_ray(
     task = {"root_cause": flow.bench.study.tasks[0].settings}
     meter = {"replay": dict(flow.bench.study.meter.settings)}
     study = {"name": "s", "base": str(saved("llama")), "tasks": [task], "meter": meter, "baselines": ["majority"]}
-    study |= {"protocol": "quick", "executor": {"ray": {"address": "local", "jobs_per_host": 2}}}
+    study |= {"engine": "transformers", "protocol": "quick"}
+    study |= {"executor": {"ray": {"address": "local", "jobs_per_host": 2}}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     command = [sys.executable, "-m", "leanwatt", "run", "study.yaml", "--out", "run"]
     process = subprocess.Popen(

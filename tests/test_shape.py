@@ -1,9 +1,11 @@
 """A shape is weighed phase by phase, is labelled as no quality, and never becomes a record."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -51,6 +53,10 @@ def test_two_engines_are_weighed_and_the_table_says_that_it_is_no_quality(tmp_pa
     assert all(each.seconds > 0 and each.cpu_seconds >= 0 for each in costs)
     assert found.table.startswith("No quality")
     assert "| openvino, 4 bit, batch 2, shuffled | decode |" in found.table
+    assert all(0 <= each.facts[f"logit_error_{each.phase}"] < 0.05 for each in costs)
+    assert found.table.splitlines()[2].endswith("| logits off by |")
+    assert not [line for line in found.table.splitlines() if line.endswith("| - |")], "every row says how far it is off"
+    assert len(list(tmp_path.glob("shape-*/reference-*.npz"))) == 4, "asked once for each model"
     assert {each.facts["kernel"] for each in costs if "openvino, 4 bit" in each.case} & {
         "int4 weights, bf16",
         "int4 weights, fp32",
@@ -79,6 +85,9 @@ def test_what_fails_is_named_and_not_tried_again(tmp_path: Path, monkeypatch: py
 
     def die(_self: Any, _job: Any, items: Any, **_: Any) -> Any:
         for item in items:
+            if isinstance(item, str):  # The reference is asked first.
+                yield None
+                continue
             asked.append(item.label)
             yield WorkerDied(item, "a crash in native code") if item.batch == 1 else Failed(item.label, "too\nlong")
 
@@ -99,7 +108,47 @@ def test_an_engine_without_phases_is_named() -> None:
     from leanwatt.ledger import Ledger
 
     with pytest.raises(RefusedError, match="phases"):
-        list(shape.phases(case, object(), Ledger(lambda: None)))  # type: ignore[arg-type, return-value]
+        list(shape.phases(case, object(), Ledger(lambda: None), ()))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("phase", ["prefill", "step"])
+def test_an_engine_that_computes_something_else_is_named_with_its_error_and_not_weighed(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage at batch 1 only, as a known fast path gives."""
+    from leanwatt.engine.openvino import _OpenVino
+
+    true = getattr(_OpenVino, phase)
+
+    def lying(self: Any, ids: Any, *rest: Any) -> Any:
+        return true(self, ids, *rest) * (-1 if len(ids) == 1 else 1)
+
+    monkeypatch.setattr(_OpenVino, phase, lying)
+    told: list[str] = []
+    plan = Plan(Shape(**SMALL), (Choice("engine", "openvino"),), (16,), (1, 3), ("random",), **QUICK)
+    found = shape.profile(plan, tmp_path, told.append)
+    costs = [each for each in found if isinstance(each, PhaseCost)]
+    assert {each.case for each in costs} == {"openvino, 16 bit, batch 3, random"}
+    [failed] = [each for each in found if isinstance(each, Failed)]
+    wrong, right = ("prefill 2", "decode 0.0") if phase == "prefill" else ("decode 2", "prefill 0.0")
+    assert wrong in failed.why and right in failed.why
+    assert "its speed means nothing" in failed.why
+    line = next(line for line in shape.table(found).splitlines() if line.startswith("- openvino, 16 bit, batch 1"))
+    assert wrong in line
+
+
+def test_figures_from_before_engines_were_checked_say_so() -> None:
+    old = PhaseCost("e", "prefill", 10, 1.0, 1.0, None, "absent", {})
+    assert shape.table([old]).splitlines()[-1].endswith("| - |")
+
+
+def test_a_reference_that_dies_ends_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanwatt.executor.local import Local
+
+    monkeypatch.setattr(Local, "run", lambda _self, _job, items, **_: (WorkerDied(i, "killed") for i in items))
+    plan = Plan(Shape(**SMALL), (Choice("engine", "openvino"),), bits=(16,), weights=("random",), **QUICK)
+    with pytest.raises(StudyError, match=r"died on it \(killed\).*smaller shape"):
+        shape.profile(plan, tmp_path)
 
 
 def test_unknown_engines_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -116,9 +165,61 @@ def test_the_script_for_a_gpu_weighs_what_a_cpu_can_and_tries_failures_again(tmp
     first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "| fp32, batch 1, shuffled | decode |" in first
     assert "- 2:4, batch 1, random: RuntimeError" in first
+    assert not [line for line in first.splitlines() if line.endswith("| - |")], "every row says how far it is off"
     kept = tmp_path / "outcomes.jsonl"
     weighed = [line for line in kept.read_text().splitlines() if '"why"' not in line]
     assert len(weighed) == 4, "two phases, random and shuffled weights"
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert again.count("- 2:4, batch 1, random") == 1
     assert [line for line in kept.read_text().splitlines() if '"why"' not in line] == weighed
+
+
+@pytest.fixture(scope="module")
+def gpu_script() -> ModuleType:
+    path = Path(__file__).parent.parent / "benchmarks" / "engines_gpu.py"
+    spec = importlib.util.spec_from_file_location("engines_gpu", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["engines_gpu"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_the_script_for_a_gpu_weighs_only_what_computes_the_model(
+    lies: bool, gpu_script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference multiplies the weights that the layers were rounded to, so that only lies differ from it."""
+    from leanwatt.model import linears
+
+    def coarse(module: Any, _precision: str) -> None:
+        for layer in linears(module).values():
+            layer.weight.data = (layer.weight.data * 64).round() / 64
+
+    monkeypatch.setattr(gpu_script, "quantized", coarse)
+    monkeypatch.setattr(gpu_script, "unpacked", lambda weight: weight.data.float() * (100 if lies else 1))
+    shape.make(Shape(**SMALL), tmp_path / "model", "random", 16)
+    plan = Plan(Shape(**SMALL), (Choice("engine", "transformers"),), (16,), (2,), ("random",), **QUICK)
+    found = gpu_script.Weighing(tmp_path / "model", "cpu", False)((plan.cases[0], "int4"))
+    if lies:
+        assert found.case == "int4, batch 2, random"
+        assert "DisagreementError" in found.why and "prefill" in found.why
+    else:
+        assert [each.phase for each in found] == ["prefill", "decode"]
+        assert all(each.facts["logit_error_decode"] < 0.05 for each in found)
+
+
+def test_the_script_for_a_gpu_unpacks_four_bits_as_they_were_packed(gpu_script: ModuleType) -> None:
+    """Numbers from -8 to 7, two a byte; per group of a row a scale and an offset, which stand (groups, rows)."""
+    import torch
+
+    numbers = torch.arange(-8, 8).reshape(2, 8).to(torch.int8)
+    scale, offset = torch.tensor([[0.5, 2.0], [0.25, 1.0]]), torch.tensor([[0.0, 3.0], [1.0, -1.0]])
+
+    class Int4Tensor:
+        qdata = (numbers[:, ::2] & 0xF) | (numbers[:, 1::2] << 4)
+
+    packed: Any = Int4Tensor()
+    packed.scale, packed.zero_point = scale, offset
+    expected = numbers.float().reshape(2, 2, 4) * scale.T[..., None] + offset.T[..., None]
+    assert gpu_script.unpacked(packed).equal(expected.reshape(2, 8))

@@ -21,7 +21,7 @@ def study(**changes: Any) -> Study:
 def test_what_is_left_out_has_a_default() -> None:
     small = study()
     assert small.recipes == (Recipe("starter"),)
-    assert small.engines == (Choice("engine", "transformers"),)
+    assert small.engines == (Choice("engine", "openvino"),)
     assert (small.batches, small.seeds, small.reference) == ((8,), (0,), "first")
     assert small.protocol == PROTOCOLS["ranked"]
     assert (small.meter.name, small.search.name, small.executor.name) == ("auto", "grid", "local")
@@ -93,7 +93,7 @@ def test_bases_with_a_revision() -> None:
 def test_every_method_that_is_named_is_told() -> None:
     named = study(
         steps=[{"prune": ["none", "depth"]}],
-        also=[{"steps": [{"quantize": ["round_to_nearest"]}], "engine": "openvino"}],
+        also=[{"steps": [{"quantize": ["round_to_nearest"]}], "engine": "transformers"}],
         baselines=["majority"],
     ).choices()
     assert {f"{choice.room}/{choice.name}" for choice in named} == {

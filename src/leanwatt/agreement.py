@@ -1,14 +1,15 @@
 """Does an engine compute what the model is? Checked against the reference engine before anything is graded or weighed.
 
 Two things must agree with plain transformers in fp32: logits (prefill and one decode step, in full batches and alone),
-and the option chosen. A known fast path gives garbage without a word, and looks ten times as fast.
+and the option chosen. A known fast path gives garbage without a word, and looks ten times as fast. Where there are no
+questions, as for random weights, logits after rows of tokens are compared (`check_rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,10 +33,16 @@ FIRST = 48
 """Scored examples on which choices are compared."""
 MORE = 400
 """Scored examples asked where the first few do not all agree: one of 48 says nothing about 99 %."""
+ROWS = 8
+"""Most rows of tokens that the reference is asked; larger batches repeat them."""
 SAME = 0.99
 """Least share of equal choices at 16 bits and more."""
 TIE_NATS = 0.1
 """Options whose scores the reference cannot tell apart: rounding to 16 bits may turn them, and no answer is worse."""
+
+
+class DisagreementError(RuntimeError):
+    """An engine computes something else than the model it was given."""
 
 
 def check(engine: str, session: Any, artifact: Path, asked: Mapping[str, Sequence[Question]]) -> dict[str, float]:
@@ -43,7 +50,7 @@ def check(engine: str, session: Any, artifact: Path, asked: Mapping[str, Sequenc
 
     `logit_error_prefill`, `logit_error_decode`: size of the difference over size of the reference's logits, the worse
     of batched and alone. `option_agreement`: share of equal choices on `option_examples`, absent where no task scores
-    options. Raises RuntimeError where the engine computes something else, RefusedError where it cannot be checked.
+    options. Raises DisagreementError where the engine computes something else, RefusedError where it cannot be checked.
     """
     reference = _Reference(artifact, "all" if "devices" in getattr(session, "facts", {}) else "one")
     errors = _logit_errors(engine, session, reference, _prompts(asked))
@@ -73,13 +80,55 @@ def _logit_errors(engine: str, session: Any, reference: _Reference, prompts: Seq
         found = (relative_error(batched, right), relative_error(np.concatenate(single), right[:ALONE]))
         # `max` would let a NaN pass when it comes second.
         errors[name] = float(np.max(found))
+    return _within_tolerance(engine, errors)
+
+
+def _within_tolerance(engine: str, errors: Mapping[str, float]) -> dict[str, float]:
+    """As facts of a record. Raises DisagreementError."""
     if not all(error <= TOLERANCE for error in errors.values()):
         told = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-        raise RuntimeError(
+        raise DisagreementError(
             f"engine {engine}: its logits differ from the reference engine's by {told} (at most {TOLERANCE} is "
             "allowed): it computes something else, and its speed means nothing."
         )
     return {f"logit_error_{name}": error for name, error in errors.items()}
+
+
+Logits = tuple["NDArray[Any]", "NDArray[Any]"]
+"""After all but the last token of each row, and after the last, which was one decode step; each (rows, words)."""
+
+
+def after_rows(backend: Any, ids: NDArray[Any]) -> Logits:
+    """What a backend of an engine computes for rows of tokens, all at once: ids (rows, tokens)."""
+    import numpy as np
+
+    rows, width = ids.shape[0], ids.shape[1] - 1
+    mask = np.broadcast_to(np.tril(np.ones((width, width), bool)), (rows, width, width)).copy()
+    positions = np.broadcast_to(np.arange(width), (rows, width)).copy()
+    first = backend.prefill(ids[:, :-1].copy(), positions, mask, 1)[:, -1]
+    seen = np.ones((rows, 1, width + 1), bool)
+    return first, backend.step(ids[:, -1:].copy(), np.full((rows, 1), width), seen)[:, -1]
+
+
+def expected_rows(artifact: Path, ids: NDArray[Any], devices: Literal["one", "all"] = "one") -> Logits:
+    """The reference's, row by row; asked once for each artifact, and kept beside it. Raises StoreError."""
+    return _Reference(artifact, devices).after_rows(ids)
+
+
+def check_rows(engine: str, backend: Any, ids: NDArray[Any], batch: int, expected: Logits) -> dict[str, float]:
+    """How far `batch` rows are from what is `expected` of `ids`, which are repeated to fill it: as facts of a record.
+
+    Raises DisagreementError where the backend computes something else.
+    """
+    import numpy as np
+
+    asked = np.arange(batch) % len(ids)
+    found = after_rows(backend, ids[asked])
+    errors = {
+        name: relative_error(got, right[asked])
+        for name, got, right in zip(("prefill", "decode"), found, expected, strict=True)
+    }
+    return _within_tolerance(engine, errors)
 
 
 def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -101,7 +150,7 @@ def _agreement(engine: str, session: Any, reference: _Reference, scored: Sequenc
     if found.differ:
         found = _compared(session, reference, scored[:MORE])
     if _is_whole(session.facts) and not found.is_good:
-        raise RuntimeError(
+        raise DisagreementError(
             f"engine {engine}: at 16 bits or more it chose another option than the reference engine on {found.differ} "
             f"of {found.examples} examples, near ties left out (at least {SAME:.0%} must agree)."
         )
@@ -149,6 +198,18 @@ class _Reference:
         found = kept.read() or kept.write(self._session_logits(prompts))
         return found[0], found[1]
 
+    def after_rows(self, ids: NDArray[Any]) -> Logits:
+        """As the function of that name; a row at a time."""
+        import numpy as np
+
+        kept = self._kept("rows", ids.tolist())
+        found = kept.read()
+        if found is None:
+            with self._open() as session:
+                rows = [after_rows(session.backend, row[None]) for row in ids]
+            found = kept.write([np.concatenate(each) for each in zip(*rows, strict=True)])
+        return found[0], found[1]
+
     def scores(self, questions: Sequence[Score]) -> list[list[float]]:
         """Of every option of each question."""
         import numpy as np
@@ -165,10 +226,13 @@ class _Reference:
         with self._open() as session:
             return [answer.scores for answer in session.answer(questions)]
 
-    def _open(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        """Every prompt is read whole: what engines share is checked too."""
         from leanwatt.engine.transformers import Transformers
 
-        return Transformers("fp32", devices=self.devices).open(self.artifact, 1)
+        with Transformers("fp32", devices=self.devices).open(self.artifact, 1) as session:
+            yield replace(session, shares=False)
 
     def _kept(self, what: str, asked: Any) -> _Kept:
         versions = [version(package) for package in ("torch", "transformers")]

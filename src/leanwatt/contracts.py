@@ -115,6 +115,11 @@ class Session(Protocol):
 class Engine(ABC):
     """`engine/`: runs a saved model."""
 
+    uses_gpu: ClassVar[bool] = False
+    """True where it runs on an NVIDIA GPU that torch sees: the plan tells when a GPU would stand idle."""
+    takes_adapters: ClassVar[bool] = False
+    """True where it runs a model whose adapters are not merged. All others refuse one; the plan says so first."""
+
     @abstractmethod
     def open(self, artifact: Path, batch: int) -> AbstractContextManager[Session]:
         """Load `artifact`, answering up to `batch` questions at once. Raises RefusedError if it cannot run it."""

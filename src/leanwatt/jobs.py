@@ -37,6 +37,9 @@ LEASE_SECONDS = 600.0
 LOST = "worker_lost"
 """Fact of a record: its worker was lost with the machine that it ran on, or may do better on another."""
 
+SHARED = "prompt_tokens_shared"
+"""Fact of a record: tokens of instructions that were computed once and read for further answers; absent for none."""
+
 Rows = list[dict[str, Any]]
 
 
@@ -237,6 +240,8 @@ def _answer_split(bench: Bench, trial: Trial, ledger: Ledger, found: Found, spli
         with ledger.stage(f"grade/{task}") as tally:
             answers = list(session.answer([example.question for example in examples]))
             tally.add(answers)
+        if shared := sum(answer.tokens_shared for answer in answers):
+            found.facts |= {SHARED: found.facts.get(SHARED, 0) + shared}
         graded = bench.tasks[task].grade(examples, answers)
         rows = [{"task": task, "id": e.id, "group": e.group, **row} for e, row in zip(examples, graded, strict=True)]
         found.rows += rows

@@ -201,11 +201,15 @@ def _lock(descriptor: int, domain: str, path: Path, wait_seconds: float) -> None
 def _lease_folder() -> Path:
     """One for all users of this boot: `/run/lock` where anybody may write there, else the folder of short-lived files.
 
-    The name holds the boot, so that a folder shared between machines does not share leases.
+    The name holds the boot, so that a folder shared between machines does not share leases. LEANWATT_LEASES names
+    another one: for containers of one machine, which see the same sensors and no common folder.
     """
     import tempfile
     from pathlib import Path
 
+    if named := os.environ.get("LEANWATT_LEASES"):
+        Path(named).mkdir(parents=True, exist_ok=True)
+        return Path(named)
     boot = (_text("/proc/sys/kernel/random/boot_id") or "unknown")[:8]
     top = Path("/run/lock") if os.access("/run/lock", os.W_OK) else Path(tempfile.gettempdir())
     folder = top / f"leanwatt-{boot}"

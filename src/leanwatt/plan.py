@@ -13,8 +13,8 @@ from leanwatt import catalog, split, starter
 from leanwatt.bill import SECONDS_PER_HOUR
 from leanwatt.contracts import Task
 from leanwatt.errors import RefusedError, StudyError
-from leanwatt.machine import available_memory_bytes, free_disk_bytes, usable_cpus
-from leanwatt.model import config_of, context_length, inner_size
+from leanwatt.machine import available_memory_bytes, describe, free_disk_bytes, usable_cpus
+from leanwatt.model import accelerator, config_of, context_length, inner_size
 from leanwatt.outlook import foresee
 from leanwatt.question import Example, Likelihood, Prompt, Score
 from leanwatt.recipe import Choice, Recipe, Trial
@@ -87,7 +87,11 @@ def check(study: Study, store: Store) -> Plan:
     _check_reference(study, trials)
     configs = _configs({trial.variant.recipe for trial in trials if not trial.is_baseline})
     needs = Needs(study, trials, examples, configs)
-    warnings = [*_foreseen(study, trials, configs), *needs.refuse_what_cannot_fit(store.folder)]
+    warnings = [
+        *_foreseen(study, trials, configs),
+        *_idle_gpu(trials),
+        *needs.refuse_what_cannot_fit(store.folder),
+    ]
     done = sum(record_id("grade", trial) in store for trial in trials)
     return Plan(
         study=study,
@@ -132,16 +136,51 @@ def _check_reference(study: Study, trials: Sequence[Trial]) -> None:
 
 def _foreseen(study: Study, trials: Sequence[Trial], configs: Mapping[Recipe, Any]) -> list[str]:
     """Which recipes will be refused, and which are doubtful. Raises StudyError where the reference cannot be made."""
-    refused, warnings = {}, []
-    for recipe in dict.fromkeys(trial.variant.recipe for trial in trials if not trial.is_baseline):
+    models = [trial for trial in trials if not trial.is_baseline]
+    refused, warnings, adapted = {}, [], set()
+    for recipe in dict.fromkeys(trial.variant.recipe for trial in models):
         try:
-            warnings += [f"{recipe}: {warning}" for warning in foresee(recipe, configs[recipe]).warnings]
+            outlook = foresee(recipe, configs[recipe])
         except RefusedError as error:
             refused[recipe] = str(error)
-    first = next(t for t in trials if not t.is_baseline and study.reference in ("first", t.label)).variant.recipe
-    if first in refused:
-        raise StudyError(f"The reference '{first}' cannot be made. {refused[first]}")
-    return [*(f"{recipe} will be refused. {reason}" for recipe, reason in refused.items()), *warnings]
+            continue
+        warnings += [f"{recipe}: {warning}" for warning in outlook.warnings]
+        adapted |= {recipe} if "adapters" in outlook.left else set()
+    not_run = {
+        trial.label: f"Its adapters are not merged, and engine {trial.engine.name} takes none; {_MERGED}."
+        for trial in models
+        if trial.variant.recipe in adapted and not catalog.find("engine", trial.engine.name).takes_adapters
+    }
+    first = next(trial for trial in models if study.reference in ("first", trial.label))
+    if first.variant.recipe in refused:
+        raise StudyError(f"The reference '{first.variant.recipe}' cannot be made. {refused[first.variant.recipe]}")
+    if first.label in not_run:
+        raise StudyError(f"The reference '{first.label}' cannot be run. {not_run[first.label]}")
+    reasons = {str(recipe): reason for recipe, reason in refused.items()} | not_run
+    return [*(f"{name} will be refused. {reason}" for name, reason in reasons.items()), *warnings]
+
+
+_MERGED = "put `merge: [merge]` after finetune, or take engine: transformers"
+
+
+def _idle_gpu(trials: Sequence[Trial]) -> list[str]:
+    """Told where this machine has an NVIDIA GPU and every engine of the study computes on the CPU."""
+    engines = list(dict.fromkeys(trial.engine.name for trial in trials if not trial.is_baseline))
+    if any(catalog.find("engine", name).uses_gpu for name in engines):
+        return []
+    gpu = usable_gpu()
+    if gpu is None:
+        return []
+    return [
+        f"this machine has a GPU ({gpu}), and {', '.join(engines)} computes on the CPU: answers are given and weighed "
+        "there. Write `engine: transformers` (or vllm) to use the GPU."
+    ]
+
+
+def usable_gpu() -> str | None:
+    """Name of the first NVIDIA GPU of this machine; None without one, and where torch sees none."""
+    gpus = describe()["gpus"]  # Asked first: torch takes a second to load.
+    return str(gpus[0]) if gpus and accelerator() == "cuda" else None
 
 
 def _configs(recipes: set[Recipe]) -> dict[Recipe, Any]:

@@ -7,6 +7,7 @@ One begin-of-text token where the tokenizer has one; every answer ends with the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from leanwatt.question import Prompt
@@ -75,6 +76,17 @@ class Encoder:
                 return Encoded(ids, truncated=True)
             spare -= max(1, len(ids) - most)
         raise ValueError(f"The model's context of {self.context} tokens has no room for a prompt and {room} more.")
+
+    def opening(self, prompt: Prompt) -> tuple[int, ...]:
+        """Tokens that prompts with this instruction begin with, whatever the ticket; none of the ticket is among them.
+
+        Found by asking about two tickets that share nothing. A ticket whose first letters melt into the instruction's
+        last token begins otherwise, so who uses this compares. Empty where there is no instruction.
+        """
+        if prompt.verbatim or not prompt.instruction:
+            return ()
+        pairs = zip(*(self._whole(replace(prompt, body=body)) for body in ("a", "0")), strict=False)
+        return tuple(token for token, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def length(self, prompt: Prompt) -> int:
         """Tokens of the whole prompt, before anything is cut."""

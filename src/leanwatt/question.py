@@ -72,6 +72,8 @@ class Answer:
     seconds_to_first_token: float | None = None
     truncated: bool = False
     """The ticket did not fit the context and was cut."""
+    tokens_shared: int = 0
+    """Tokens that the prompt begins with, of the instruction, that were computed for an earlier answer."""
 
 
 @dataclass(frozen=True)

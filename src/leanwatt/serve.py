@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, cast
 
 from leanwatt import catalog
-from leanwatt.apart import Apart, Opening
 from leanwatt.attribution import rolling
 from leanwatt.batching import Batcher, Rules
 from leanwatt.errors import StudyError, UserError
@@ -23,6 +22,7 @@ from leanwatt.machine import describe
 from leanwatt.offer import Offer
 from leanwatt.pace import Pace
 from leanwatt.promise import Books
+from leanwatt.remote import Opening, Remote
 from leanwatt.routes import Desk, application
 from leanwatt.serving import LOOPBACK, Settings
 
@@ -51,7 +51,7 @@ def opened(offer: Offer, settings: Settings) -> Iterator[tuple[Gate, Batcher]]:
     batch = settings.batch or offer.trial.batch
     warm = tuple(offer.form.about("a ticket to warm up with").values())
     opening, encoder = Opening(offer.trial.engine, offer.artifact, batch, warm), offer.encoder()
-    with catalog.build(offer.meter).open() as read, Apart(opening) as session, rolling(read) as window:
+    with catalog.build(offer.meter).open() as read, Remote(opening) as session, rolling(read) as window:
         batcher = Batcher(session, window, Rules(batch, settings.wait_seconds, settings.queue))
         books = Books(offer.promise, describe().get("id"))
         gauges = Gauges(batcher, books, session.process_id)

@@ -1,8 +1,9 @@
 """What a model of a given shape takes per token, in each engine, precision and batch. No quality: weights are random.
 
 For models that cannot be trained here: random weights cost what trained ones cost, nearly. A GPU's watts move with the
-values, so every shape is weighed with a control: the same values shuffled. Nothing of this is a record, and no ranking
-reads it.
+values, so every shape is weighed with a control: the same values shuffled. Before a window opens, the engine's logits
+are compared with the reference's at the batch that is weighed; who computes something else is named with its error, and
+not weighed. Nothing of this is a record, and no ranking reads it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leanwatt import catalog
+from leanwatt import agreement, catalog
 from leanwatt.contracts import WorkerDied
 from leanwatt.errors import LeanwattError, RefusedError, StudyError, not_among
 from leanwatt.ledger import Ledger
 from leanwatt.measurement import Measurement
+from leanwatt.passes import Passes
 from leanwatt.recipe import Choice, digest
 
 Weights = Literal["random", "shuffled"]
@@ -103,6 +105,14 @@ class Plan:
             raise StudyError(f"{self.prompt} and {self.answer} tokens do not fit a context of {self.shape.context}.")
 
     @property
+    def checked(self) -> Any:
+        """Ids (rows, prompt + 1) on which every engine must agree with the reference before it is weighed."""
+        import numpy as np
+
+        rows = min(agreement.ROWS, max(self.batches))
+        return np.random.default_rng(1).integers(3, self.shape.vocabulary, (rows, self.prompt + 1))
+
+    @property
     def cases(self) -> list[Case]:
         """All that is weighed."""
         return [
@@ -162,6 +172,7 @@ def profile(plan: Plan, folder: Path, tell: Callable[[str], None] = lambda _text
     """Make the models in `folder`, then weigh every case in rounds of random order, each in a new process."""
     executor = catalog.build(plan.executor)
     folders = _made(plan, folder, tell)
+    _ask_the_reference(plan, sorted(set(folders.values())), executor)
     dropped: set[str] = set()
     found: list[PhaseCost | Failed] = []
     for number in range(plan.rounds):
@@ -186,6 +197,27 @@ def _made(plan: Plan, folder: Path, tell: Callable[[str], None]) -> dict[str, st
                 make(plan.shape, target, weights, bits)
             folders[f"{weights} {bits}"] = str(target)
     return folders
+
+
+def _ask_the_reference(plan: Plan, folders: Sequence[str], executor: Any) -> None:
+    """In processes of their own, so that no weighing finds its memory full or its caches warm. Raises StudyError."""
+    for died in executor.run(_Asked(plan), folders, alone=True):
+        if died is not None:
+            raise StudyError(
+                f"shape: the reference engine died on it ({died.reason}), so no engine can be checked. Take a smaller "
+                "shape, or a machine with more memory."
+            )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Has the reference's logits kept beside a model; pickles."""
+
+    plan: Plan
+
+    def __call__(self, artifact: str) -> None:
+        several = any(engine.settings.get("devices") == "all" for engine in self.plan.engines)
+        agreement.expected_rows(Path(artifact), self.plan.checked, "all" if several else "one")
 
 
 def make(shape: Shape, target: Path, weights: Weights, bits: int) -> None:
@@ -249,7 +281,7 @@ def _quantized(model: Any, bits: int) -> None:
 
 @dataclass(frozen=True)
 class _Weighing:
-    """Opens a case and weighs its two phases; pickles."""
+    """Opens a case, checks it and weighs its two phases; pickles."""
 
     folders: Mapping[str, str]
 
@@ -260,27 +292,33 @@ class _Weighing:
                 catalog.build(case.plan.meter).open() as read,
                 catalog.build(case.engine).open(artifact, case.batch) as session,
             ):
-                return list(phases(case, session, Ledger(read)))
-        except LeanwattError as error:
+                expected = agreement.expected_rows(artifact, case.plan.checked)
+                return list(phases(case, session, Ledger(read), expected))
+        except (LeanwattError, agreement.DisagreementError) as error:
             return Failed(case.label, str(error))
 
 
-def phases(case: Case, session: Any, ledger: Ledger) -> Iterator[PhaseCost]:
-    """Prefill, then decode, each for a window after one pass to warm up."""
+def phases(case: Case, session: Any, ledger: Ledger, expected: agreement.Logits) -> Iterator[PhaseCost]:
+    """Prefill, then decode, each for a window after one pass to warm up; `expected` are the reference's logits.
+
+    Raises DisagreementError, and weighs nothing, where the engine computes something else.
+    """
     backend = getattr(session, "backend", None)
     if backend is None:
         raise RefusedError(f"engine {case.engine}: it has no phases that could be weighed apart (`backend`).")
-    passes = Passes(backend, case)
+    agreed = agreement.check_rows(str(case.engine), backend, case.plan.checked, case.batch, expected)
+    plan = case.plan
+    passes = Passes(backend, case.batch, (plan.prompt, plan.answer), plan.shape.vocabulary)
     for phase, tokens, one in (
-        ("prefill", case.plan.prompt * case.batch, passes.prefill),
-        ("decode", case.plan.answer * case.batch, passes.decode),
+        ("prefill", plan.prompt * case.batch, passes.prefill),
+        ("decode", plan.answer * case.batch, passes.decode),
     ):
         passes.prefill()
         one()
         count = 0
         seconds = 0.0
         measured: list[Measurement] = []
-        while count == 0 or (seconds < case.plan.window_seconds and count < MOST_PASSES):
+        while count == 0 or (seconds < plan.window_seconds and count < MOST_PASSES):
             if phase == "decode":
                 passes.prefill()  # Every answer begins after a prompt, which is not weighed here.
             with ledger.stage(phase):
@@ -288,7 +326,7 @@ def phases(case: Case, session: Any, ledger: Ledger) -> Iterator[PhaseCost]:
             measured.append(ledger.measurements[-1])
             seconds += measured[-1].seconds
             count += 1
-        yield _cost(case, phase, tokens * count, measured, session.facts)  # type: ignore[arg-type]
+        yield _cost(case, phase, tokens * count, measured, {**session.facts, **agreed})  # type: ignore[arg-type]
 
 
 def _cost(
@@ -310,39 +348,11 @@ def _cost(
     )
 
 
-class Passes:
-    """The two phases of one session at fixed lengths, on random tokens that differ from pass to pass."""
-
-    def __init__(self, backend: Any, case: Case) -> None:
-        import numpy as np
-
-        self._backend, self._case = backend, case
-        self._dice = np.random.default_rng(0)
-
-    def prefill(self) -> None:
-        """Read a batch of prompts anew."""
-        import numpy as np
-
-        rows, width = self._case.batch, self._case.plan.prompt
-        mask = np.broadcast_to(np.tril(np.ones((width, width), bool)), (rows, width, width))
-        positions = np.broadcast_to(np.arange(width), (rows, width))
-        self._backend.prefill(self._tokens(width), positions.copy(), mask.copy(), 1)
-
-    def decode(self) -> None:
-        """Write after each prompt, one token at a time."""
-        import numpy as np
-
-        rows, width = self._case.batch, self._case.plan.prompt
-        for place in range(width, width + self._case.plan.answer):
-            at = np.full((rows, 1), place)
-            self._backend.step(self._tokens(1), at, np.ones((rows, 1, place + 1), bool))
-
-    def _tokens(self, width: int) -> Any:
-        return self._dice.integers(3, self._case.plan.shape.vocabulary, (self._case.batch, width))
-
-
 def table(found: Iterable[PhaseCost | Failed]) -> str:
-    """Markdown: median over rounds per 1,000 tokens, with least and most; what failed is named."""
+    """Markdown: median over rounds per 1,000 tokens, with least and most; what failed is named.
+
+    `logits off by`: relative to the reference's, in the phase and the batch that were weighed.
+    """
     from statistics import median
 
     outcomes = list(found)
@@ -350,9 +360,9 @@ def table(found: Iterable[PhaseCost | Failed]) -> str:
     lines = [
         NO_QUALITY,
         "",
-        "| case | phase | CPU-s per 1,000 tokens | least to most | tokens/s | J per 1,000 tokens |",
+        "| case | phase | CPU-s per 1,000 tokens | least to most | tokens/s | J per 1,000 tokens | logits off by |",
     ]
-    lines.append("|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|")
     for case, phase in sorted({(each.case, each.phase) for each in costs}):
         mine = [each for each in costs if (each.case, each.phase) == (case, phase)]
         cpu = [1000 * each.cpu_seconds / each.tokens for each in mine]
@@ -360,7 +370,14 @@ def table(found: Iterable[PhaseCost | Failed]) -> str:
         energy = f"{median(joules):.3g} ({mine[0].provenance})" if len(joules) == len(mine) else "-"
         speed = median(each.tokens / each.seconds for each in mine)
         lines.append(
-            f"| {case} | {phase} | {median(cpu):.3g} | {min(cpu):.3g} to {max(cpu):.3g} | {speed:.0f} | {energy} |"
+            f"| {case} | {phase} | {median(cpu):.3g} | {min(cpu):.3g} to {max(cpu):.3g} | {speed:.0f} | {energy} "
+            f"| {_off(mine)} |"
         )
     failed = {each.case: each.why.strip().splitlines()[0] for each in outcomes if isinstance(each, Failed)}
     return "\n".join([*lines, "", *(f"- {case}: {why}" for case, why in sorted(failed.items()))]).rstrip()
+
+
+def _off(costs: Sequence[PhaseCost]) -> str:
+    """The worst of the rounds; a dash for figures that were kept from before engines were checked."""
+    errors = [each.facts.get(f"logit_error_{each.phase}") for each in costs]
+    return "-" if None in errors else f"{max(error for error in errors if error is not None):.2g}"

@@ -12,6 +12,8 @@ from leanwatt.errors import StudyError, not_among
 from leanwatt.recipe import Choice, Fidelity, Recipe, Trial, Variant, digest
 
 STEP_ROOMS = ("finetune", "merge", "prune", "quantize")
+ENGINE = "openvino"
+"""Of a study that names none, on every machine: the same file asks the same question everywhere (decision 32)."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Study:
             also=tuple(chain.from_iterable(_also(bases, entry, data) for entry in _list(data.get("also", [])))),
             tasks=tasks,
             baselines=tuple(Choice.parse("baseline", value) for value in _list(data.get("baselines", []))),
-            engines=tuple(Choice.parse("engine", value) for value in _list(data.get("engine", "transformers"))),
+            engines=tuple(Choice.parse("engine", value) for value in _list(data.get("engine", ENGINE))),
             batches=tuple(_whole("batch", value, 1) for value in _list(data.get("batch", 8))),
             reference=str(data.get("reference", "first")),
             protocol=_protocol(data.get("protocol", "ranked")),
@@ -220,9 +222,7 @@ def _also(
 ) -> list[tuple[Recipe, Choice]]:
     if not isinstance(entry, Mapping) or set(entry) - {"steps", "engine"}:
         raise StudyError(f"also: got {entry!r}; each entry has `steps` (may be empty) and `engine`.")
-    engines = [
-        Choice.parse("engine", value) for value in _list(entry.get("engine", data.get("engine", "transformers")))
-    ]
+    engines = [Choice.parse("engine", value) for value in _list(entry.get("engine", data.get("engine", ENGINE)))]
     return [(recipe, engine) for recipe in _recipes(bases, entry.get("steps", [])) for engine in engines]
 
 

@@ -158,8 +158,8 @@ def ticket_reply(key: str, model: str, asked: dict[str, Question], found: Answer
 
 
 def usage(found: Answered) -> dict[str, int]:
-    """Tokens, the end token included."""
-    taken = sum(answer.tokens_in for answer in found.answers)
+    """Tokens, the end token included; an instruction counts for every answer, whoever it was computed for."""
+    taken = sum(answer.tokens_in + answer.tokens_shared for answer in found.answers)
     written = sum(answer.tokens_out for answer in found.answers)
     return {"prompt_tokens": taken, "completion_tokens": written, "total_tokens": taken + written}
 

@@ -299,7 +299,7 @@ def test_smoothing_helps_where_activations_are_rounded(
     assert errors["smoothquant"] < 0.25 * errors["round_to_nearest"]
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "transformers"])
+@pytest.mark.parametrize("engine", [name for name in ENGINES if not catalog.find("engine", name).takes_adapters])
 def test_adapters_are_refused(engine: str, saved: Callable[[str], Path], context: Any, tmp_path: Path) -> None:
     from leanwatt.errors import RefusedError
     from leanwatt.model import load

@@ -82,6 +82,15 @@ class _Onnx:
     def step(self, ids: Array, positions: Array, mask: Array) -> Array:
         return self._run(ids, positions, mask, 1)
 
+    def kept(self, ids: Array, positions: Array, mask: Array) -> list[Array]:
+        """Keys and values of every layer, each (1, heads, tokens, size)."""
+        self.prefill(ids, positions, mask, 1)
+        return [np.array(each.numpy()) for each in self._past]
+
+    def prefill_after(self, kept: list[Array], ids: Array, positions: Array, mask: Array, keep: int) -> Array:
+        self._past = [_value(np.repeat(each, len(ids), axis=0)) for each in kept]
+        return self._run(ids, positions, mask, keep)
+
     def _run(self, ids: Array, positions: Array, mask: Array, keep: int) -> Array:
         inputs = {name: _value(array) for name, array in feed(ids, positions, mask, keep).items()}
         inputs |= {f"past.{i}": value for i, value in enumerate(self._past)}

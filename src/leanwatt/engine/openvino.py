@@ -95,6 +95,21 @@ class _OpenVino:
     def step(self, ids: Array, positions: Array, mask: Array) -> Array:
         return self._run(ids, positions, mask, 1)
 
+    def kept(self, ids: Array, positions: Array, mask: Array) -> dict[int, list[Any]]:
+        """Keys and values of every layer: of one row, and as often as the latest batch had rows."""
+        self.prefill(ids, positions, mask, 1)
+        return {1: [ov.Tensor(np.array(state.state.data)) for state in self._request.query_state()]}
+
+    def prefill_after(self, kept: dict[int, list[Any]], ids: Array, positions: Array, mask: Array, keep: int) -> Array:
+        rows = len(ids)
+        if rows not in kept:
+            one = kept[1]
+            kept.clear()  # A server's batches have many sizes, and most of a study's have one.
+            kept |= {1: one, rows: [ov.Tensor(np.repeat(each.data, rows, axis=0)) for each in one]}
+        for state, each in zip(self._request.query_state(), kept[rows], strict=True):
+            state.state = each
+        return self._run(ids, positions, mask, keep)
+
     def _run(self, ids: Array, positions: Array, mask: Array, keep: int) -> Array:
         logits: Array = self._request.infer(feed(ids, positions, mask, keep))["logits"].copy()
         return logits

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, Asking
@@ -34,6 +34,9 @@ class Transformers(Engine):
     """Multiply 2:4 masks with kernels that skip the zeros: bf16 on an NVIDIA GPU of 2020 or later."""
     devices: Literal["one", "all"] = "one"
     """all spreads the layers over all GPUs, and what does not fit there over the CPU's memory."""
+
+    uses_gpu: ClassVar[bool] = True
+    takes_adapters: ClassVar[bool] = True
 
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[Asking]:
@@ -84,7 +87,8 @@ class _Torch:
     """Logits from a torch module with its own cache."""
 
     def __init__(self, module: Any, device: str) -> None:
-        self._module, self._device, self._past = module, device, None
+        self._module, self._device = module, device
+        self._past: Any = None
 
     def prefill(self, ids: Array, positions: Array, mask: Array, keep: int) -> Array:
         self._past = None
@@ -92,6 +96,18 @@ class _Torch:
 
     def step(self, ids: Array, positions: Array, mask: Array) -> Array:
         return self._run(ids, positions, mask, 1, cache=True)
+
+    def kept(self, ids: Array, positions: Array, mask: Array) -> list[tuple[Any, Any]]:
+        """Keys and values of every layer, each (1, heads, tokens, size)."""
+        self.prefill(ids, positions, mask, 1)
+        return [(layer.keys, layer.values) for layer in self._past.layers]
+
+    def prefill_after(self, kept: list[tuple[Any, Any]], ids: Array, positions: Array, mask: Array, keep: int) -> Array:
+        from transformers import DynamicCache
+
+        rows = len(ids)
+        self._past = DynamicCache([tuple(part.expand(rows, -1, -1, -1) for part in layer) for layer in kept])
+        return self._run(ids, positions, mask, keep, cache=True)
 
     def _run(self, ids: Array, positions: Array, mask: Array, keep: int, *, cache: bool) -> Array:
         import torch

@@ -1,6 +1,7 @@
 """vLLM on NVIDIA GPUs: made for many questions at once. Not yet run on hardware: tested against a stand-in.
 
-Written against vLLM 0.33. Prompts are never reused between questions, and each option is read with its whole prompt:
+Written against vLLM 0.33. Its cache of prefixes is off: it keeps whole tickets, not the instruction alone, so that the
+tickets that a weighing repeats would cost next to nothing the second time. Each option is read with its whole prompt:
 vLLM has no way to let options share one. Integer codes are unpacked: its kernels take formats of their own.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from leanwatt.contracts import Engine
 from leanwatt.engine._asking import Array, until_stop, without_end
@@ -37,6 +38,8 @@ class Vllm(Engine):
     """fp8 rounds weights and activations to 8-bit floats when loading: another model, which the record says."""
     memory_share: float = 0.9
     """Share of the GPU's memory that weights and cache may fill."""
+
+    uses_gpu: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("vllm", "engine", "vllm")

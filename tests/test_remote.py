@@ -13,12 +13,12 @@ import pytest
 from offered import FORM, Even
 
 from leanwatt import catalog
-from leanwatt.apart import Apart, EngineDiedError, Opening
 from leanwatt.batching import Batcher, Rules
 from leanwatt.errors import LeanwattError
 from leanwatt.meter._reader import own_cpu_seconds
 from leanwatt.question import Answer, Generate, Prompt, Question
 from leanwatt.recipe import Choice
+from leanwatt.remote import EngineDiedError, Opening, Remote
 
 ENGINE = Choice("engine", "transformers")
 WRITTEN = Generate(Prompt("", "site A power", "", verbatim=True), 12)
@@ -30,9 +30,9 @@ def opening(saved: Callable[[str], Path]) -> Opening:
 
 
 @pytest.fixture(scope="module")
-def apart(opening: Opening) -> Iterator[Apart]:
+def remote(opening: Opening) -> Iterator[Remote]:
     """One for all tests: whatever happens to it, it is to be there for the next."""
-    with Apart(opening) as session:
+    with Remote(opening) as session:
         yield session
 
 
@@ -40,14 +40,14 @@ def gists(answers: Sequence[Answer]) -> list[tuple[str | None, tuple[float, ...]
     return [(answer.text, answer.scores) for answer in answers]
 
 
-def test_it_answers_as_the_engine_here_does_and_says_what_is_written(apart: Apart, opening: Opening) -> None:
+def test_it_answers_as_the_engine_here_does_and_says_what_is_written(remote: Remote, opening: Opening) -> None:
     questions: list[Question] = [*FORM.about("power lost at A").values(), WRITTEN]
     with catalog.build(ENGINE).open(opening.artifact, 2) as here:
         expected, facts = here.answer(questions), here.facts
-    assert gists(apart.answer(questions)) == gists(expected)
-    assert apart.facts == facts
+    assert gists(remote.answer(questions)) == gists(expected)
+    assert remote.facts == facts
     heard: list[str] = []
-    streamed = apart.stream(questions, {2: heard.append})
+    streamed = remote.stream(questions, {2: heard.append})
     assert gists(streamed) == gists(expected)
     assert len(heard) == streamed[2].tokens_out
     assert heard[-1] == streamed[2].text
@@ -55,7 +55,7 @@ def test_it_answers_as_the_engine_here_does_and_says_what_is_written(apart: Apar
 
 def test_its_cpu_time_is_ours_while_it_runs_and_counted_once_when_it_has_ended(opening: Opening) -> None:
     before = own_cpu_seconds()
-    with Apart(opening) as session:
+    with Remote(opening) as session:
         opened = own_cpu_seconds()
         assert opened - before > 0.3, "its start and its imports"
         session.answer([WRITTEN] * 64)
@@ -67,87 +67,87 @@ def test_its_cpu_time_is_ours_while_it_runs_and_counted_once_when_it_has_ended(o
 
 def test_what_cannot_be_opened_is_refused_here(tmp_path: Path, opening: Opening) -> None:
     with pytest.raises(Exception, match="nowhere"):
-        Apart(Opening(ENGINE, tmp_path / "nowhere", 2))
+        Remote(Opening(ENGINE, tmp_path / "nowhere", 2))
     with pytest.raises(LeanwattError, match="engine"):
-        Apart(Opening(Choice("engine", "no_such_engine"), opening.artifact, 2))
+        Remote(Opening(Choice("engine", "no_such_engine"), opening.artifact, 2))
 
 
-def test_a_question_that_fails_is_raised_here_and_the_next_is_answered(apart: Apart) -> None:
-    process = apart.process_id()
+def test_a_question_that_fails_is_raised_here_and_the_next_is_answered(remote: Remote) -> None:
+    process = remote.process_id()
     with pytest.raises(AttributeError):
-        apart.answer([Generate("no prompt", 4)])  # type: ignore[arg-type]
-    assert apart.answer([WRITTEN])[0].text
-    assert apart.process_id() == process
+        remote.answer([Generate("no prompt", 4)])  # type: ignore[arg-type]
+    assert remote.answer([WRITTEN])[0].text
+    assert remote.process_id() == process
 
 
 def test_one_that_dies_while_nobody_asks_is_started_by_the_next_question(
-    apart: Apart, capfd: pytest.CaptureFixture[str]
+    remote: Remote, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first, before = apart.answer([WRITTEN]), apart.process_id()
+    first, before = remote.answer([WRITTEN]), remote.process_id()
     os.kill(before, signal.SIGKILL)
     ends = time.monotonic() + 10
-    while apart.is_alive:
+    while remote.is_alive:
         assert time.monotonic() < ends
-    assert gists(apart.answer([WRITTEN])) == gists(first)
-    assert apart.is_alive
-    assert apart.process_id() != before
+    assert gists(remote.answer([WRITTEN])) == gists(first)
+    assert remote.is_alive
+    assert remote.process_id() != before
     assert "exit code -9: killed, most often for memory" in capfd.readouterr().err
 
 
-def _killed_while_it_answers(apart: Apart, ask: Callable[[], None]) -> None:
+def _killed_while_it_answers(remote: Remote, ask: Callable[[], None]) -> None:
     """Held, asked, and killed: the question is in its hands for certain."""
-    os.kill(apart.process_id(), signal.SIGSTOP)
+    os.kill(remote.process_id(), signal.SIGSTOP)
     asking = threading.Thread(target=ask)
     asking.start()
     time.sleep(0.2)
-    os.kill(apart.process_id(), signal.SIGKILL)
+    os.kill(remote.process_id(), signal.SIGKILL)
     asking.join(60)
     assert not asking.is_alive()
 
 
-def test_whose_question_it_died_with_is_told(apart: Apart) -> None:
+def test_whose_question_it_died_with_is_told(remote: Remote) -> None:
     found: list[Exception] = []
 
     def ask() -> None:
         try:
-            apart.answer([WRITTEN])
+            remote.answer([WRITTEN])
         except EngineDiedError as error:
             found.append(error)
 
-    _killed_while_it_answers(apart, ask)
+    _killed_while_it_answers(remote, ask)
     assert "exit code -9" in str(found[0])
-    assert apart.is_alive, "started anew"
-    assert apart.answer([WRITTEN])[0].text
+    assert remote.is_alive, "started anew"
+    assert remote.answer([WRITTEN])[0].text
 
 
-def test_what_was_accepted_together_is_answered_though_the_engine_died(apart: Apart) -> None:
-    batcher = Batcher(apart, Even(), Rules(2, 0.5))
+def test_what_was_accepted_together_is_answered_though_the_engine_died(remote: Remote) -> None:
+    batcher = Batcher(remote, Even(), Rules(2, 0.5))
     answers: list[str | None] = []
 
     def ask() -> None:
         futures = [batcher.submit([WRITTEN]) for _ in range(2)]
         answers.extend(future.result(60).answers[0].text for future in futures)
 
-    _killed_while_it_answers(apart, ask)
+    _killed_while_it_answers(remote, ask)
     batcher.close()
-    assert answers == [apart.answer([WRITTEN])[0].text] * 2
+    assert answers == [remote.answer([WRITTEN])[0].text] * 2
     assert (batcher.answered, batcher.failed) == (2, 0)
 
 
-def test_signals_that_end_the_server_are_not_for_the_engine(apart: Apart) -> None:
+def test_signals_that_end_the_server_are_not_for_the_engine(remote: Remote) -> None:
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        os.kill(apart.process_id(), each)
-    assert apart.answer([WRITTEN])[0].text
-    assert apart.is_alive
+        os.kill(remote.process_id(), each)
+    assert remote.answer([WRITTEN])[0].text
+    assert remote.is_alive
 
 
 PARENT = """
 import sys, time
 from pathlib import Path
-from leanwatt.apart import Apart, Opening
+from leanwatt.remote import Remote, Opening
 from leanwatt.recipe import Choice
 if __name__ == "__main__":
-    with Apart(Opening(Choice("engine", "transformers"), Path(sys.argv[1]), 2)) as session:
+    with Remote(Opening(Choice("engine", "transformers"), Path(sys.argv[1]), 2)) as session:
         print(session.process_id(), flush=True)
         time.sleep(60)
 """

@@ -41,7 +41,7 @@ class Opening:
 
 
 @final
-class Apart:
+class Remote:
     """Asked by one thread at a time. The CPU time of its process is counted as ours while it runs."""
 
     def __init__(self, opening: Opening) -> None:
@@ -49,7 +49,7 @@ class Apart:
         self._opening = opening
         self._life = _Life(opening)
 
-    def __enter__(self) -> Apart:
+    def __enter__(self) -> Remote:
         return self
 
     def __exit__(self, *_: object) -> None:
