@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from leanwatt.drift import drift
 from leanwatt.gist import gist, lead
 from leanwatt.mistakes import abstaining, by_class, errors_by_class
 from leanwatt.origin import origins
@@ -32,6 +33,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         *errors_by_class(ranking),
         *abstaining(ranking),
         _notes(ranking),
+        drift(ranking),
         origins(ranking),
         _machine(ranking),
         Section("Do it again", (_AGAIN,), code=command) if command else None,
