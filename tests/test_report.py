@@ -151,7 +151,8 @@ def test_all_formats_carry_the_answer(table, written):
     ["The answer", "Before you rely on it", "All variants", "Quality", "Cost against quality", "What a ticket takes",
      "A day at your load", "What making it took", "What each stage took", "Where the study's energy went",
      "If energy mattered more, or less", "What a wrong answer is worth",
-     "The saving taken apart", "From the reference to each variant", "F1 by class: root_cause", "If it may abstain: root_cause", "On the test split",
+     "The saving taken apart", "From the reference to each variant",
+     "F1 by class: root_cause", "If it may abstain: root_cause", "On the test split",
      "What really ran", "What was measured, what estimated", "Machine", "Do it again"],
 )  # fmt: skip
 def test_every_part_is_there(written, title):
