@@ -33,7 +33,8 @@ F32, F16 = 0, 1
 ROOM = 2048
 """Cells of the cache beside those of whole contexts: options lie beside each other, after one prompt."""
 FIRST = 1024
-"""Cells that the cache begins with; it is doubled when a question needs more, and stays as large as it was once."""
+"""Cells that the cache begins with; it is doubled when a question needs more, and stays as large as it was once. With
+fewer cells than sequences (256) llama.cpp ends the process."""
 
 
 @final
