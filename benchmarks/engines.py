@@ -129,7 +129,7 @@ def study(asked: Any) -> dict[str, Any]:
                 "window_seconds": asked.seconds,
                 "examples": asked.examples,
                 "generations": asked.examples,
-                **({"phases": 1} if asked.phases else {}),
+                "phases": asked.phases,
             }
         },
         "margin": 0.02,
