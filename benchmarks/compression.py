@@ -9,7 +9,9 @@ environments of their own, since their pins clash (see compression_peers.py). Ro
 
 Errors are relative, means over layers, on other pieces of the text. With X what enters a layer of the dense model, and
 X' what enters it in the compressed one: `layer` is |W X - W' X'| / |W X|, what the layer's outputs come to;
-`weights` is |(W - W') X| / |W X|, its own part; `logits` is that of the whole model. Prints a Markdown table.
+`weights` is |(W - W') X| / |W X|, its own part; `logits` is that of the whole model. `left` is the share of the
+parameters. Smaller models have other layers, so theirs is the error of the logits alone; with other tokens not even
+that. No peer makes them smaller. Prints a Markdown table.
 
 The weights are random with a power-law spectrum: good for time, memory and layer error, and for no quality.
 """
@@ -44,6 +46,11 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "awq 4 bits": ("quantize", "awq", {"bits": 4, "group": 128}),
     "smoothquant 8 bits": ("quantize", "smoothquant", {"bits": 8}),
     "nf4 4 bits": ("quantize", "nf4", {}),
+    "width 50 %": ("prune", "width", {"keep": 0.5}),
+    "heads 50 %": ("prune", "heads", {"keep": 0.5}),
+    "depth, one block": ("prune", "depth", {"remove": 1}),
+    "vocabulary": ("prune", "vocabulary", {}),
+    "cast bf16": ("quantize", "cast", {}),
 }
 PEERS = {
     "llmcompressor": (
@@ -188,9 +195,13 @@ def _power_law(rows: int, columns: int) -> Any:
 
 
 def _context(bench: Bench, seed: int = 0) -> Any:
+    """Training examples are the lines that calibration reads: what asks for a text takes the text itself."""
     from leanwatt.contracts import Context
+    from leanwatt.question import Example, Likelihood
 
-    return Context((), (), seed, bench.out, lambda _text, _share: None)
+    lines = (bench.out / "text.txt").read_text(encoding="utf-8").splitlines()[: bench.samples]
+    train = [Example(str(i), str(i), "train", Likelihood(line), "") for i, line in enumerate(lines)]
+    return Context(train, (), seed, bench.out, lambda _text, _share: None)
 
 
 def compress(bench: Bench, method: str) -> None:
@@ -210,9 +221,12 @@ def compress(bench: Bench, method: str) -> None:
     reads = {"examples": bench.samples, "text": str(bench.out / "text.txt")}
     step = catalog.build(Choice(room, name, settings | {key: reads[key] for key in fields & reads.keys()}))
     begun, used = time.perf_counter(), time.process_time()
-    model = step.apply(load(bench.model), _context(bench))
+    dense = load(bench.model)
+    whole = dense.module.num_parameters()
+    model = step.apply(dense, _context(bench))
     model.save(bench.out / "row")
     spent = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - used, "peak_bytes": peak()}
+    spent["left"] = model.module.num_parameters() / whole
     (bench.out / "row" / "model.safetensors").rename(bench.out / "row" / "dense.safetensors")
     print("RESULT", json.dumps(spent))
 
@@ -232,9 +246,14 @@ def errors(bench: Bench, weights: str) -> None:
     from leanwatt.model import linears, load, weight_of
 
     torch.set_num_threads(bench.threads)
-    model, changed = load(bench.model), load_file(weights)
+    model, changed = load(bench.model), {name: value.float() for name, value in load_file(weights).items()}
     ids = torch.tensor([p.ids for p in sample(model, _context(bench, seed=1), CHECKED, str(bench.out / "text.txt"))])
     layers = linears(model.module)
+    if not all(_fits(changed.get(f"{name}.weight"), layer.weight) for name, layer in layers.items()) or not _fits(
+        changed.get("lm_head.weight", model.module.lm_head.weight), model.module.lm_head.weight
+    ):
+        print("RESULT", json.dumps(_of_smaller(model.module, Path(weights).parent, changed, ids)))
+        return
     with torch.inference_mode(), inputs_of(layers) as latest:
         logits, x = model.module(ids).logits, dict(latest)
         dense = {name: weight_of(layer).clone() for name, layer in layers.items()}
@@ -252,6 +271,25 @@ def errors(bench: Bench, weights: str) -> None:
     print("RESULT", json.dumps(found))
 
 
+def _fits(mine: Any, other: Any) -> bool:
+    return mine is not None and mine.shape == other.shape
+
+
+def _of_smaller(dense: Any, folder: Path, changed: Any, ids: Any) -> dict[str, float | None]:
+    """Logits alone, and these only where the tokens are the same."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    found: dict[str, float | None] = dict.fromkeys(("logit_error", "layer_error", "weights_error", "zeros"))
+    config = AutoConfig.from_pretrained(folder)
+    if config.vocab_size == dense.config.vocab_size:
+        smaller = AutoModelForCausalLM.from_config(config).eval()
+        smaller.load_state_dict(changed)
+        with torch.inference_mode():
+            found["logit_error"] = _relative(smaller(ids).logits, dense(ids).logits)
+    return found
+
+
 def _relative(got: Any, right: Any) -> float:
     return float((got - right).norm() / right.norm())
 
@@ -264,18 +302,19 @@ def table(bench: Bench, which: Iterator[tuple[str, str, str]]) -> str:
     """All rows that are done."""
     lines = [
         f"{bench.layers} blocks, {bench.samples} x {LENGTH} tokens, {bench.threads} threads, fp32\n",
-        "| method | tool | seconds | CPU-s | peak MB | zeros | layer | weights | logits |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| method | tool | seconds | CPU-s | peak MB | left | zeros | layer | weights | logits |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for tool, method, _ in which:
         row = json.loads(bench.result(tool, method).read_text(encoding="utf-8"))
         if "note" in row:
-            lines.append(f"| {method} | {tool} | failed: `{row['note']}` |" + " |" * 6)
+            lines.append(f"| {method} | {tool} | failed: `{row['note']}` |" + " |" * 7)
             continue
         spent = f"{row['seconds']:.1f} | {row['cpu_seconds']:.1f} | {row['peak_bytes'] / 1e6:.0f}"
         errors_found = (row[name] for name in ("layer_error", "weights_error", "logit_error"))
         lost = " | ".join("-" if each is None else f"{each:.4f}" for each in errors_found)
-        lines.append(f"| {method} | {tool} | {spent} | {row['zeros']:.1%} | {lost} |")
+        shares = " | ".join("-" if row.get(name) is None else f"{row[name]:.1%}" for name in ("left", "zeros"))
+        lines.append(f"| {method} | {tool} | {spent} | {shares} | {lost} |")
     return "\n".join(lines)
 
 

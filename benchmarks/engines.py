@@ -8,6 +8,10 @@
 takes the models of a finished study instead of training anew. `shape` weighs random weights phase by phase and says
 nothing of quality. Both stop after --minutes, go on from there when started again, and print what there is so far.
 The GPU's table is that of engines_gpu.py.
+
+`compiled` compiles each variant and batch size once, for about a minute, and later processes find its graphs in torch's
+own cache on the disk (TORCHINDUCTOR_CACHE_DIR). Reading and writing are weighed apart (--no-phases leaves that out), so
+that the factor of each variant can be taken apart into engine, batch, precision, pruning and output length.
 """
 
 import argparse
@@ -26,6 +30,7 @@ from typing import Any
 import yaml
 
 from leanwatt import catalog, shape, verbs
+from leanwatt.apart import WAY, taken_apart
 from leanwatt.ranking import Entry, Ranking
 from leanwatt.recipe import Choice
 from leanwatt.verdict import factor_sentence, short_names, word
@@ -44,6 +49,7 @@ def main() -> None:
     tickets.add_argument("data", type=Path)
     tickets.add_argument("--reuse", type=Path, help="folder of a finished study with the same tuned model")
     tickets.add_argument("--examples", type=int, default=300, help="graded by scoring, and by writing")
+    tickets.add_argument("--phases", action=argparse.BooleanOptionalAction, default=True, help="for the output length")
     sizes = kinds.add_parser("shape")
     sizes.add_argument("shape")
     sizes.add_argument("--prompt", type=int, default=256)
@@ -123,6 +129,7 @@ def study(asked: Any) -> dict[str, Any]:
                 "window_seconds": asked.seconds,
                 "examples": asked.examples,
                 "generations": asked.examples,
+                "phases": asked.phases,
             }
         },
         "margin": 0.02,
@@ -150,14 +157,24 @@ def ticket_lines(ranking: Ranking) -> list[str]:
             str(entry.facts.get("kernel")),
         ]
         lines.append("| " + " | ".join(cell.replace(" | ", ", ") for cell in cells) + " |")
-    lines += [
-        "",
-        "`of`: quotients of mean CPU-seconds at the same batch. The factor taken apart, paired in each round:",
-        "",
-    ]
+    lines += ["", "`of`: quotients of mean CPU-seconds at the same batch.", "", *apart_lines(ranking)]
+    lines += ["", "Pairs that differ in one thing, paired in each round:", ""]
     lines += [f"- {factor_sentence(factor)} ({names[factor.label]})" for factor in ranking.factors]
     lines += [f"- {names[e.label]}: {e.status}, {e.why}" for e in ranking.entries if not e.spending]
     return lines
+
+
+def apart_lines(ranking: Ranking) -> list[str]:
+    """The report's own table: the factor of each variant over the reference, axis by axis, cheapest first."""
+    [part] = [each for each in taken_apart(ranking) if each.title == WAY]
+    assert part.grid is not None
+    place = {short_names(ranking)[entry.label]: number for number, entry in enumerate(ranking.entries)}
+    rows = [
+        part.grid.head,
+        tuple("---" for _ in part.grid.head),
+        *sorted(part.grid.rows, key=lambda row: place[row[0]]),
+    ]
+    return [*part.text, "", *("| " + " | ".join(cell.replace(" | ", ", ") for cell in row) + " |" for row in rows)]
 
 
 def yardstick(ranking: Ranking, entry: Entry, *, is_eager: bool) -> Entry | None:

@@ -36,7 +36,7 @@ def tiny_tokenizer() -> Any:
 
 
 def pytest_sessionfinish() -> None:
-    """The leases go. A worker's coverage is saved here: once it ends it has ten seconds, all of which a cluster may need to stop."""
+    """Leases go. A worker's coverage is saved: once it ends it has ten seconds, all of which a cluster may need."""
     shutil.rmtree(os.environ["LEANWATT_LEASES"], ignore_errors=True)
     coverage = sys.modules.get("coverage")
     current = coverage.Coverage.current() if coverage is not None else None

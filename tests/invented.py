@@ -34,6 +34,8 @@ class Truth:
     only: tuple[str, ...] = ("root_cause", "response")
     right_on_test: float | None = None
     making: float = 100.0
+    tokens_out: float = 3.0
+    """Written per answer."""
     weak: Mapping[str, float] = field(default_factory=dict)
     """Causes of which another share is right."""
 
@@ -151,7 +153,7 @@ class World:
                 devices=self._devices(self.name(trial), number, 100 * each),
                 idle_watts={"package-0": 0.5},
                 answers=100,
-                tokens_out=300,
+                tokens_out=round(100 * truth.tokens_out),
             )
             for task in self.tasks
             if task in truth.only

@@ -2,16 +2,22 @@
 
 python tests/matrix.py                 the whole matrix, in every setting
 python tests/matrix.py llama gpt2      two families of it
+python tests/matrix.py --first 40      of each the first 40 recipes only
+
+Where LEANWATT_SHARED names the folder with the trained models, these are part of it. How long it takes is told while it
+runs, from what was done so far.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -28,6 +34,7 @@ SETTINGS: dict[tuple[str, ...], list[dict[str, Any]]] = {
     ("extra", "multiple"): [{"multiple": 1}],
     ("rank",): [{"rank": 2, "batch": 8}],
     ("batch",): [{"batch": 8}],
+    ("dtype",): [{"dtype": "bf16"}, {"dtype": "fp16"}],
 }
 """Names of settings -> what a method that has them all is tried with; the first row that fits counts, and a method that
 fits none is tried with its defaults. In pairs the first settings alone are tried, unless every one is asked for."""
@@ -36,6 +43,8 @@ EVERY_FAMILY = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "smollm3"),
     *("gpt2", "gpt_neox", "opt"),
 )
+TRAINED = ("stories260k", "tinystories-656k")
+"""Folders in `models` of LEANWATT_SHARED."""
 STEPS = 1
 """Optimizer steps of each training: enough to change every weight."""
 MERGE = Choice("merge", "merge")
@@ -77,18 +86,28 @@ class Made:
 def methods(*, every: bool = True) -> list[Choice]:
     """Every installed method of the rooms of steps, with each of its settings here, or the first."""
     found = []
-    for room in ROOMS:
-        for name in catalog.names(room):
-            try:
-                settings = _settings(catalog.find(room, name))
-            except MissingExtraError:
-                continue
-            found += [Choice(room, name, each) for each in (settings if every else settings[:1])]
+    for room, name in _names(there=True):
+        settings = _settings(catalog.find(room, name))
+        found += [Choice(room, name, each) for each in (settings if every else settings[:1])]
     return found
 
 
+def _names(*, there: bool) -> list[tuple[str, str]]:
+    """Room and name of all methods whose library is, or is not, installed."""
+    every = [(room, name) for room in ROOMS for name in catalog.names(room)]
+    return [(room, name) for room, name in every if _is_there(room, name) is there]
+
+
+def _is_there(room: str, name: str) -> bool:
+    try:
+        catalog.build(Choice(room, name, _settings(catalog.find(room, name))[0]))
+    except MissingExtraError:
+        return False
+    return True
+
+
 def _settings(method: type[Any]) -> list[dict[str, Any]]:
-    has = {field.name for field in fields(method)}
+    has = {each.name for each in fields(method)}
     return next((settings for names, settings in SETTINGS.items() if has >= set(names)), [{}])
 
 
@@ -188,25 +207,68 @@ def fresh(made: Sequence[Made]) -> dict[str, str]:
 
 def main() -> int:
     """Make and compare all; 0 if every promise is kept."""
-    from conftest import examples, save_tiny
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", default=EVERY_FAMILY)
-    wrong: dict[str, str] = {}
-    for family in parser.parse_args().families:
-        with tempfile.TemporaryDirectory() as name:
-            base, folder = Path(name) / family, Path(name) / "made"
-            folder.mkdir()
-            save_tiny(family, base)
-            bench = Bench(base, folder, examples(Path(name)))
-            made = [bench.make(steps) for steps in recipes(every=True)]
-            found = {str(each.recipe): each.broken for each in made if each.broken} | fresh(made)
-        refused = sum(each.refused is not None for each in made)
-        print(f"{family}: {len(made) - refused} recipes, {refused} refused beforehand, {len(found)} wrong", flush=True)
-        wrong |= found
+    parser.add_argument("families", nargs="*", help="default: all, and the trained models where they are")
+    parser.add_argument("--first", type=int, help="make so many recipes of each")
+    asked = parser.parse_args()
+    bases, steps = asked.families or [*EVERY_FAMILY, *_trained()], list(recipes(every=True))[: asked.first]
+    if missing := _names(there=False):
+        print(f"not installed, so left out: {', '.join(name for _, name in missing)}", flush=True)
+    if not asked.families and not _trained():
+        print("LEANWATT_SHARED names no folder with the trained models, so these are left out.", flush=True)
+    print(f"{len(bases)} models x {len(steps)} recipes", flush=True)
+    clock, wrong = Clock(len(bases) * len(steps)), dict[str, str]()
+    for base in bases:
+        wrong |= {f"{base}: {recipe}": what for recipe, what in _one(base, steps, clock).items()}
     for recipe, what in wrong.items():
         print(f"{recipe}: {what}")
     return 1 if wrong else 0
+
+
+def _trained() -> list[str]:
+    folder = os.environ.get("LEANWATT_SHARED")
+    return [name for name in TRAINED if folder and (Path(folder) / "models" / name).is_dir()]
+
+
+@dataclass
+class Clock:
+    """Tells, every now and then, how long all of it will take, if the rest takes what was done so far took."""
+
+    recipes: int
+    done: int = 0
+    begun: float = field(default_factory=time.monotonic)
+    told: float = 0.0
+
+    def tick(self) -> None:
+        self.done += 1
+        minutes = (time.monotonic() - self.begun) / 60
+        if minutes - self.told >= 1 or self.done == 20:
+            self.told = minutes
+            left = minutes * (self.recipes - self.done) / self.done
+            print(
+                f"{self.done} of {self.recipes}; {minutes:.0f} min, about {left:.0f} left", file=sys.stderr, flush=True
+            )
+
+
+def _one(name: str, steps: Sequence[tuple[Choice, ...]], clock: Clock) -> dict[str, str]:
+    """All recipes of one family or trained model: what is wrong."""
+    from conftest import examples, save_tiny
+
+    with tempfile.TemporaryDirectory() as place:
+        base, folder = Path(place) / name, Path(place) / "made"
+        folder.mkdir()
+        if name in EVERY_FAMILY:
+            save_tiny(name, base)
+        else:
+            base = Path(os.environ.get("LEANWATT_SHARED", "")) / "models" / name
+        bench, made = Bench(base, folder, examples(Path(place))), []
+        for each in steps:
+            made.append(bench.make(each))
+            clock.tick()
+        found = {str(each.recipe): each.broken for each in made if each.broken} | fresh(made)
+    refused = sum(each.refused is not None for each in made)
+    print(f"{name}: {len(made) - refused} recipes, {refused} refused beforehand, {len(found)} wrong", flush=True)
+    return found
 
 
 if __name__ == "__main__":

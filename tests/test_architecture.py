@@ -33,7 +33,7 @@ LAYERS = (
     ("store",),
     ("ranking", "compare", "evidence", "quality", "spending", "entry"),
     ("caveats", "least_form", "factors", "standing", "account", "verdict", "sweet_spot", "rank"),
-    ("section", "marks", "charts", "gist", "mistakes", "origin", "usage"),
+    ("section", "marks", "apart", "charts", "drift", "gist", "mistakes", "origin", "usage"),
     ("sections", "page", "report", "beside", "quoted"),
     ("weigh", "listing"),
     ("form", "answering", "promise", "feedback", "offer", "card", "export"),

@@ -16,7 +16,7 @@ from leanwatt import catalog
 from leanwatt.agreement import relative_error
 from leanwatt.errors import MissingExtraError, RefusedError
 from leanwatt.model import Codes, load
-from leanwatt.question import Prompt, Score
+from leanwatt.question import Generate, Prompt, Score
 from leanwatt.recipe import Choice
 
 PROMPTS = [Prompt("Name the root cause.", f"alarm at site {x}", "Root cause:") for x in ("A", "B C D then power", "D")]
@@ -184,6 +184,35 @@ def test_rows_that_do_not_fit_together_are_read_one_after_the_other(
         session.answer(questions)
 
 
+def test_the_cache_grows_with_what_is_asked_and_keeps_what_it_held(
+    saved: Callable[[str], Path], binding: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the steps of an answer, too; the answers are those of a cache that is large enough from the start."""
+    from leanwatt.engine import llama_cpp
+
+    questions = [Generate(prompt, 40, at_least=40) for prompt in PROMPTS]
+    sizes: list[int] = []
+    make = binding.llama_init_from_model
+
+    def counted(model: Any, settings: Any) -> Any:
+        sizes.append(settings.n_ctx)
+        return make(model, settings)
+
+    monkeypatch.setattr(binding, "llama_init_from_model", counted)
+    with built("llama_cpp", compute="fp32").open(saved("llama"), 2) as session:
+        expected = session.answer(questions)
+        assert sizes == [llama_cpp.FIRST], "no more than these questions need"
+    monkeypatch.setattr(llama_cpp, "FIRST", 16)
+    sizes.clear()
+    binding.freed.clear()
+    with built("llama_cpp", compute="fp32").open(saved("llama"), 2) as session:
+        got, again = session.answer(questions), session.answer(questions)
+    assert [answer.text for answer in got] == [answer.text for answer in again] == [a.text for a in expected]
+    filled = max(sum(each.tokens_in + each.tokens_out for each in pair) for pair in (expected[:2], expected[2:]))
+    assert sizes == sorted(set(sizes)) and sizes[0] == 16 and sizes[-1] < 2 * filled
+    assert len(sizes) > 2 and binding.freed == ["context"] * len(sizes) + ["model"]
+
+
 def test_llama_cpp_gives_its_memory_back_and_tells_failures(saved: Callable[[str], Path], binding: Any) -> None:
     binding.fails = True
     with (
@@ -230,7 +259,6 @@ def test_a_full_cache_grows(saved: Callable[[str], Path], monkeypatch: pytest.Mo
     import torch
 
     from leanwatt.engine import compiled
-    from leanwatt.question import Generate
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(compiled, "SHORTEST", 4)

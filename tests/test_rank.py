@@ -1,4 +1,5 @@
 import json
+import math
 import random
 from dataclasses import asdict, replace
 
@@ -8,7 +9,9 @@ from invented import CAUSES, PRIMARIES, Truth, World, world
 from leanwatt.errors import StudyError
 from leanwatt.measurement import PREFILL, PREFILL_AND_DECODE, Energy, Measurement, Provenance
 from leanwatt.rank import next_candidates, rank
+from leanwatt.sections import sections
 from leanwatt.store import Store
+from leanwatt.verdict import apart_sentence, short_names
 
 
 @pytest.fixture(scope="module")
@@ -420,6 +423,96 @@ def test_factors_compare_pairs_that_differ_in_one_thing(usual):
     assert {(f.before, f.after) for f in by_axis["pruning"]} == {("none", "wanda(sparsity=0.5)")}
     assert all(len(found) == 8 for found in by_axis.values())
     assert all(f.ratio.value == pytest.approx(0.5, rel=0.1) for f in by_axis["precision"])
+
+
+def chained(phases=True, without=(), **truths):
+    """Two engines and two batch sizes, where openvino takes half and a batch of 8 a quarter."""
+    shorter = {"gptq": Truth(cost=0.6, tokens_out=2.0), "wanda+gptq": Truth(cost=0.3, tokens_out=1.0)}
+    found = world(**{**shorter, **truths})
+    found.settings |= {"engine": ["transformers", "openvino"], "batch": [1, 8]}
+    found.factor = lambda t: (0.5 if t.engine.name == "openvino" else 1) * (0.25 if t.batch == 8 else 1)
+
+    def with_phases(record):
+        stages = []
+        for stage, joules, new in ((PREFILL, 20.0, 10), (PREFILL_AND_DECODE, 52.0, 330)):
+            stages.append(Measurement(stage, 1.0, 1.0, {"package-0": energy(joules)}, {}, 10, 1000, new))
+        return replace(record, measurements=(*record.measurements, *stages))
+
+    records = [r for r in found.records() if (found.name(r.trial), r.trial.engine.name, r.trial.batch) not in without]
+    is_model = {r.id: r.job == "weigh" and not r.trial.is_baseline for r in records}
+    return found, found.ranking(records=[with_phases(r) if phases and is_model[r.id] else r for r in records])
+
+
+def by_axes(table, label):
+    [each] = [each for each in table.apart if each.label == label]
+    return {part.axes: part.factor.value for part in each.parts}, each
+
+
+def test_the_factor_of_each_variant_is_taken_apart_and_its_parts_multiply_to_it():
+    found, table = chained()
+    end = next(t.label for t in found.trials() if found.name(t) == "wanda+gptq" and t.label.endswith("batch 8")
+               and "openvino" in t.label)  # fmt: skip
+    parts, each = by_axes(table, end)
+    assert list(parts) == [("engine",), ("batch",), ("precision",), ("pruning",), ("output length",)]
+    assert math.prod(parts.values()) == pytest.approx(each.whole.value, rel=1e-12)
+    assert each.whole.value == pytest.approx(table.entry(end).to_reference.value)
+    reference = table.entry(table.reference)
+    assert reference.phases.decode.value == pytest.approx(0.1)
+    # Two tasks: 6 tokens per ticket at the reference, 4 with gptq, 2 with both; 0.1 J each at the reference.
+    length = {tokens: 1 + 0.1 * (tokens - 6) / reference.cost.value for tokens in (4, 2)}
+    assert parts["output length",] == pytest.approx(length[2]) and length[2] < 0.9
+    assert parts["engine",] == pytest.approx(0.5, rel=0.03) and parts["batch",] == pytest.approx(0.25, rel=0.03)
+    assert parts["precision",] == pytest.approx(0.6 / length[4], rel=0.03)
+    assert parts["pruning",] == pytest.approx(0.5 / (length[2] / length[4]), rel=0.03)
+    step = each.parts[0].factor
+    assert step.low < step.value < step.high and step.repeats == found.study.protocol.rounds
+    assert {other.label for other in table.apart} == {e.label for e in table.entries if not e.is_baseline} - {
+        table.reference
+    }
+
+
+def test_without_phases_what_is_written_stays_in_the_other_parts():
+    found, table = chained(phases=False)
+    for each in table.apart:
+        assert all("output length" not in part.axes for part in each.parts)
+        assert math.prod(part.factor.value for part in each.parts) == pytest.approx(each.whole.value, rel=1e-12)
+    gptq, _ = by_axes(table, found.label("gptq"))
+    assert gptq == {("precision",): pytest.approx(0.6, rel=0.03)}
+
+
+def test_axes_are_told_together_where_nothing_was_weighed_between():
+    _, table = chained(without=[("gptq", "openvino", 8), ("plain", "openvino", 1)])
+    end = next(each.label for each in table.apart if "wanda" in each.label and "gptq" in each.label
+               and "openvino" in each.label and each.label.endswith("batch 8"))  # fmt: skip
+    parts, each = by_axes(table, end)
+    assert list(parts) == [("engine", "batch"), ("precision", "pruning"), ("output length",)]
+    assert math.prod(parts.values()) == pytest.approx(each.whole.value, rel=1e-12)
+    assert apart_sentence(each).startswith("engine and batch 1") and " x output length 8" in apart_sentence(each)
+    [part] = [part for part in sections(table, "") if part.title == "From the reference to each variant"]
+    row = next(row for row in part.grid.rows if row[0] == short_names(table)[end])
+    assert part.grid.head == (
+        "variant",
+        "engine",
+        "batch",
+        "precision",
+        "pruning",
+        "output length",
+        "all",
+        "tokens out",
+    )
+    assert (row[1], row[3], row[7]) == ("with batch", "with pruning", "2")
+    assert row[5].endswith(" %") and "(" in row[6]
+
+
+def test_another_training_is_an_axis_of_its_own():
+    found = world(plain=Truth(facts={"weight_dtype": "bfloat16"}))
+    found.settings["also"] = [{"steps": [], "engine": "openvino"}]
+    found.factor = lambda trial: 1.0 if trial.variant.recipe.steps else 1.5
+    found.settings["reference"] = found.label("plain")
+    table = found.ranking()
+    [other] = [each for each in table.apart if each.label.startswith("starter |")] if table.apart else []
+    assert [part.axes for part in other.parts] == [("training", "precision")]
+    assert other.whole.value == pytest.approx(1.5, rel=0.03)
 
 
 def test_winners_over_weight_and_price(usual, table):

@@ -151,12 +151,55 @@ def test_all_formats_carry_the_answer(table, written):
     ["The answer", "Before you rely on it", "All variants", "Quality", "Cost against quality", "What a ticket takes",
      "A day at your load", "What making it took", "What each stage took", "Where the study's energy went",
      "If energy mattered more, or less", "What a wrong answer is worth",
-     "The saving taken apart", "F1 by class: root_cause", "If it may abstain: root_cause", "On the test split",
+     "The saving taken apart", "From the reference to each variant",
+     "F1 by class: root_cause", "If it may abstain: root_cause", "On the test split",
      "What really ran", "What was measured, what estimated", "Machine", "Do it again"],
 )  # fmt: skip
 def test_every_part_is_there(written, title):
     assert f"## {title}\n" in written["report.md"]
     assert f"<h2>{escape(title)}</h2>" in written["report.html"]
+
+
+def checked(share: float | None, prefill: float, decode: float, **facts) -> Truth:
+    """A variant whose engine was compared with the reference engine."""
+    shares = {} if share is None else {"option_agreement": share, "option_examples": 400}
+    return Truth(cost=0.5, facts={"logit_error_prefill": prefill, "logit_error_decode": decode, **shares, **facts})
+
+
+def test_how_near_each_engine_is_stands_in_a_table_and_in_words(tmp_path):
+    coded = {"kernel": "int4 weights, bfloat16", "codes_bits": 4}
+    found = world(
+        plain=checked(0.9975, 0.002, 0.004),
+        gptq=checked(0.9625, 0.08, 0.05, **coded, requantized=True),
+        wanda=checked(0.985, 0.003, 0.001, sparsity=0.5),
+        **{"wanda+gptq": checked(0.9999, 0.02, 0.03, **coded)},
+    )
+    ranking = found.ranking()
+    [part] = [each for each in sections(ranking, "") if each.title.startswith("How near the engines")]
+    names = short_names(ranking)
+    rows = {row[0]: row[1:] for row in part.grid.rows}
+    assert len(rows) == 4, "a baseline has no engine that could drift"
+    again = "int4 weights, bfloat16, quantized again by the engine"
+    assert rows[names[found.label("gptq")]] == (again, "0.08", "0.05", "96.2 %", "400", "drifts")
+    assert rows[names[found.label("plain")]] == ("dense float32", "0.002", "0.004", "99.8 %", "400", "agrees")
+    assert rows[names[found.label("wanda")]][3:] == ("98.5 %", "400", "as near as 16 bits must be")
+    assert rows[names[found.label("wanda+gptq")]][3:] == ("99.9 %", "400", "agrees"), "not all, so never 100 %"
+    assert part.text[1:] == (
+        "At 16 bits and more (2 variants): the same option on 98.5 % or more, logits off by 0.004 or less.",
+        "At fewer bits (2 variants): the same option on 96.2 % or more, logits off by 0.08 or less.",
+    )
+    files = report(ranking, tmp_path)
+    for name in ("report.md", "report.html"):
+        text = files[name].read_text(encoding="utf-8").replace("\u00a0", " ")
+        assert part.text[2] in text and "drifts" in text, name
+
+
+def test_where_no_task_scores_options_the_logits_alone_are_told():
+    found = world(gptq=checked(None, 0.01, 0.02))
+    [part] = [each for each in sections(found.ranking(), "") if each.title.startswith("How near the engines")]
+    assert [row[4:] for row in part.grid.rows] == [("-", "-", "logits agree; no task scores options")]
+    assert part.text[1:] == ("At 16 bits and more (1 variant): logits off by 0.02 or less.",)
+    assert not [each for each in sections(world().ranking(), "") if each.title.startswith("How near the engines")]
 
 
 def test_no_ticket_text_and_no_traceback_anywhere(written):

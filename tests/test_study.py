@@ -103,6 +103,8 @@ def test_every_method_that_is_named_is_told() -> None:
 
 
 def test_settings_of_a_protocol_change_it() -> None:
+    assert study(protocol={"quick": {"phases": True}}).protocol.phases is True
+    assert study(protocol={"ranked": {"phases": False}}).protocol.phases is False
     quick = study(protocol={"quick": {"rounds": 1, "generations": 7, "examples": None}}).protocol
     assert (quick.name, quick.rounds, quick.generations, quick.examples) == ("quick", 1, 7, None)
     assert PROTOCOLS["quick"].rounds == 3
@@ -156,6 +158,7 @@ WRONG = [
     ({"protocol": {"quick": {"rounds": True}}}, "protocol.quick.rounds: got True"),
     ({"protocol": {"quick": {"window_seconds": None}}}, "protocol.quick.window_seconds: got None"),
     ({"protocol": {"quick": {"window_seconds": "1 s"}}}, "protocol.quick.window_seconds: got '1 s'"),
+    ({"protocol": {"quick": {"phases": 1}}}, "protocol.quick.phases: got 1; true or false"),
     ({"protocol": {"quick": {"examples": 0.5}}}, "protocol.quick.examples: got 0.5"),
     ({"protocol": {"ranked": {"rounds": 3}}}, "got 3; a ranking needs at least 5"),
     ({"budget": 5}, "budget: got 5"),

@@ -149,7 +149,7 @@ def _agreement(engine: str, session: Any, reference: _Reference, scored: Sequenc
     found = _compared(session, reference, scored[:FIRST])
     if found.differ:
         found = _compared(session, reference, scored[:MORE])
-    if _is_whole(session.facts) and not found.is_good:
+    if is_whole(session.facts) and not found.is_good:
         raise DisagreementError(
             f"engine {engine}: at 16 bits or more it chose another option than the reference engine on {found.differ} "
             f"of {found.examples} examples, near ties left out (at least {SAME:.0%} must agree)."
@@ -179,7 +179,7 @@ def _compared(session: Any, reference: _Reference, scored: Sequence[Score]) -> _
     return _Choices(len(scored), equal, differ)
 
 
-def _is_whole(facts: Mapping[str, Any]) -> bool:
+def is_whole(facts: Mapping[str, Any]) -> bool:
     """Weights of 16 bits or more, as they are: lower bits drift, which is reported and graded, and is no fault."""
     return not facts.get("codes_bits") and not facts.get("requantized") and facts.get("activations", "float") == "float"
 

@@ -13,7 +13,7 @@ from leanwatt.caveats import caveats
 from leanwatt.compare import Line, best_over
 from leanwatt.entry import Writer
 from leanwatt.evidence import Gathered, gather, making, totals
-from leanwatt.factors import factors
+from leanwatt.factors import Chain, factors
 from leanwatt.least_form import turned_by, winner, with_least_form
 from leanwatt.measurement import Measurement, Provenance
 from leanwatt.quality import Judge, RowsOf
@@ -65,7 +65,8 @@ def _draft(study: Study, gathered: Gathered, standing: Standing) -> Ranking:
     """All but what follows from the table as a whole: the sweet spot and the caveats."""
     scale = standing.weighed.scale
     entries = with_least_form(sorted(standing.compared(), key=by_cost), scale.unit, study.weight)
-    whole = {entry.label for entry in entries if entry.is_complete}
+    by_label = {entry.label: entry for entry in entries}
+    whole = [line for line in gathered.lines if by_label[line.label].is_complete]
     return Ranking(
         study=study.name,
         protocol=study.protocol.name,
@@ -85,7 +86,8 @@ def _draft(study: Study, gathered: Gathered, standing: Standing) -> Ranking:
         winner_by_price=_by_price(entries, scale.unit),
         least_form_winner=winner(entries),
         least_form_turned_by=turned_by(entries, scale.unit, study.weight),
-        factors=factors([line for line in gathered.lines if line.label in whole], standing.ratio),
+        factors=factors(whole, standing.ratio),
+        apart=Chain(whole, by_label, standing.ticket_costs, gathered.reference).all(),
         totals=totals(gathered.records + gathered.glances) or NO_MAKING,
         machine=_machine(gathered, scale.machine),
         searched=searched(study, gathered, standing, None),

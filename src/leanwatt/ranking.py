@@ -10,7 +10,8 @@ Word = Literal["reference", "non-inferior", "inferior", "cannot tell"]
 """Of quality against the reference, at the study's margin."""
 
 Verdict = Literal["nothing saves", "not yet confirmed", "confirmed", "cross-validated", "not confirmed"]
-Axis = Literal["engine", "batch", "precision", "pruning"]
+Axis = Literal["training", "engine", "batch", "precision", "pruning", "output length"]
+"""What a saving comes from; `training` is the base and every step that is none of the others'."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,26 @@ class Factor:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What one axis does to the cost, with the number of tokens written as it was where that is told apart."""
+
+    axes: tuple[Axis, ...]
+    """More than one where no variant was weighed that differs in the first of them alone."""
+    factor: Figure
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The cost of one variant over the reference's, taken apart along the axes."""
+
+    label: str
+    parts: tuple[Part, ...]
+    """Their factors multiply to the whole. `output length` comes last, and is absent where phases were not weighed:
+    then it is in the others."""
+    whole: Figure
+
+
+@dataclass(frozen=True)
 class SweetSpot:
     """The least cost among those that lose no more than the margin, and how sure that is."""
 
@@ -334,6 +355,8 @@ class Ranking:
     least_form_turned_by: tuple[str, ...]
     """Leaving one of these out would change who wins in the least/own form."""
     factors: tuple[Factor, ...]
+    apart: tuple[Apart, ...]
+    """Of every language model but the reference, in the order of the study."""
     totals: Making
     """Of the whole study: every job and attempt, shared work once."""
     machine: Mapping[str, Any]

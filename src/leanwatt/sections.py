@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from leanwatt.apart import taken_apart
+from leanwatt.drift import drift
 from leanwatt.gist import gist, lead
 from leanwatt.mistakes import abstaining, by_class, errors_by_class
 from leanwatt.origin import origins
@@ -20,7 +22,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         _table(ranking),
         _quality(ranking),
         _test(ranking),
-        _apart(ranking),
+        *taken_apart(ranking),
         *usage(ranking),
         _making(ranking),
         _making_by_stage(ranking),
@@ -32,6 +34,7 @@ def sections(ranking: Ranking, command: str) -> list[Section]:
         *errors_by_class(ranking),
         *abstaining(ranking),
         _notes(ranking),
+        drift(ranking),
         origins(ranking),
         _machine(ranking),
         Section("Do it again", (_AGAIN,), code=command) if command else None,
@@ -53,10 +56,6 @@ FRONT = (
 )
 """What stands beside the plane."""
 _AGAIN = "What is finished is kept: the same command goes on where it stood, or only ranks and reports again."
-_FACTORS = (
-    "Pairs of variants that differ in one thing only. `cost afterwards`: of a ticket, in percent of before, "
-    "paired within each round, with its 95 % interval; below 100 % saves."
-)
 _R = (
     "R = w x phi + (1 - w) x rho, with phi = J_reference / (J_reference + J_own), which is 0.5 for the reference "
     "whoever else is in the table, and rho the primary metric; per task, then the mean."
@@ -283,13 +282,6 @@ def _prices(ranking: Ranking) -> Section | None:
         head = (*head, f"from, {ranking.terms.currency if ranking.terms else ''}")
         rows = [(*row, number(each.begin * price)) for row, each in zip(rows, ranking.winner_by_price, strict=True)]
     return Section("What a wrong answer is worth", (text,), Grid(head, tuple(rows)), chart="prices")
-
-
-def _apart(ranking: Ranking) -> Section:
-    names = short_names(ranking)
-    head = ("what changed", "from", "to", "cost afterwards", "variant")
-    rows = tuple((f.axis, f.before, f.after, percent(f.ratio), names[f.label]) for f in ranking.factors)
-    return Section("The saving taken apart", (_FACTORS,), Grid(head, rows))
 
 
 def _test(ranking: Ranking) -> Section:

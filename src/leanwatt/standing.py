@@ -31,7 +31,7 @@ class Standing:
 
     def ratio(self, mine: str, other: str) -> Ratio | None:
         """Cost of a ticket over another's; None where the two cannot be compared."""
-        return ratio(self._costs.get(mine, {}), self._costs.get(other, {}), self._allowance(mine, other))
+        return ratio(self.ticket_costs.get(mine, {}), self.ticket_costs.get(other, {}), self._allowance(mine, other))
 
     def _allowance(self, mine: str, other: str) -> float:
         """CPU-seconds of unlike kernels do not stand for equal joules; nor do those of unknown ones."""
@@ -133,7 +133,7 @@ class Standing:
         return min(found)[1] if found else None
 
     @cached_property
-    def _costs(self) -> dict[str, Costs]:
+    def ticket_costs(self) -> dict[str, Costs]:
         """Per ticket; empty for what was not weighed on every task."""
         return self._costs_of(self.tasks)
 

@@ -262,7 +262,10 @@ def _protocol(value: object) -> Protocol:
 
 def _refuse_amount(where: str, key: str, setting: object) -> None:
     """Seconds may be a fraction; questions and rounds are counted, and questions may be all of them (null)."""
-    if key == "window_seconds":
+    if key == "phases":
+        if not isinstance(setting, bool):
+            raise StudyError(f"{where}: got {setting!r}; true or false is needed.")
+    elif key == "window_seconds":
         if not isinstance(setting, int | float) or isinstance(setting, bool) or not setting > 0:
             raise StudyError(f"{where}: got {setting!r}; a number above 0 is needed.")
     elif setting is not None or key == "rounds":

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from leanwatt.compare import KERNEL_ALLOWANCE, LEVEL, holm
-from leanwatt.ranking import Entry, Factor, Figure, Loss, Ranking, Ratio, SweetSpot
+from leanwatt.ranking import Apart, Entry, Factor, Figure, Loss, Ranking, Ratio, SweetSpot
 
 WIDTH = 120
 """Of the table in a terminal."""
@@ -160,6 +160,13 @@ def percent(ratio: Ratio) -> str:
     if ratio.low is None or ratio.high is None:
         return f"{value} % (one round, so no interval)"
     return f"{value} % ({_percent(ratio.low)} to {_percent(ratio.high)} %)"
+
+
+def some_percent(figure: Figure) -> str:
+    """The same of a figure that may have no interval."""
+    if figure.low is None or figure.high is None:
+        return f"{_percent(figure.value)} %"
+    return f"{_percent(figure.value)} % ({_percent(figure.low)} to {_percent(figure.high)} %)"
 
 
 def _percent(share: float) -> str:
@@ -337,6 +344,12 @@ def word(entry: Entry) -> str:
 def factor_sentence(factor: Factor) -> str:
     """`quantize none -> gptq(bits=4): 48 % (46 to 51 %) of the cost`."""
     return f"{factor.axis}: {factor.before} -> {factor.after}: {percent(factor.ratio)} of the cost"
+
+
+def apart_sentence(apart: Apart) -> str:
+    """`engine 40 % x batch 50 % = 20 % of the reference's cost`."""
+    parts = " x ".join(f"{' and '.join(part.axes)} {some_percent(part.factor)}" for part in apart.parts)
+    return f"{parts} = {some_percent(apart.whole)} of the reference's cost"
 
 
 def provenance_sentence(ranking: Ranking) -> str:

@@ -348,3 +348,24 @@ def test_the_real_compiler_gives_the_same(saved: Callable[[str], Path]) -> None:
     assert max(relative_error(mine, sound) for mine, sound in zip(got, expected, strict=True)) < 1e-4
     assert [answer.text for answer in answers] == [answer.text for answer in right]
     assert answers[0].scores == pytest.approx(right[0].scores, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(("bits", "group"), [(8, 0), (4, 32)])
+def test_the_real_compiler_takes_codes_as_they_are(
+    bits: int, group: int, family: str, quantized: Callable[..., Path], context: Any
+) -> None:
+    """One scale per row at 8 bits, groups of 32 at 4: what its kernels take. In other tests these are not compiled."""
+    folder = quantized(Choice("quantize", "round_to_nearest", {"bits": bits, "group": group}), context, family)
+    questions = [Score(PROMPTS[0], OPTIONS), Generate(PROMPTS[1], 6)]
+    with opened("transformers", folder, 1) as reference:
+        expected, right = reference.probe(PROMPTS), reference.answer(questions)
+    with opened("compiled", folder, 2) as session:
+        assert session.facts["kernel"] == f"int{bits} weights, fp32"
+        got, answers = session.probe(PROMPTS), session.answer(questions)
+        alone = session.probe(PROMPTS[:1])
+    assert max(relative_error(mine, sound) for mine, sound in zip(got, expected, strict=True)) < 1e-4
+    assert max(relative_error(mine, sound[:1]) for mine, sound in zip(alone, expected, strict=True)) < 1e-4
+    assert [answer.text for answer in answers] == [answer.text for answer in right]
+    assert answers[0].scores == pytest.approx(right[0].scores, abs=1e-3)

@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 from conftest import FAMILIES
-from matrix import EVERY_FAMILY, Bench, Made, fresh, methods, recipes
+from matrix import EVERY_FAMILY, TRAINED, Bench, Made, fresh, methods, recipes
 
 from leanwatt import catalog
 from leanwatt.recipe import Choice
-
-TRAINED = ("stories260k", "tinystories-656k")
 
 
 def broken(made: list[Made]) -> dict[str, str]:
@@ -71,6 +69,20 @@ def test_the_table_has_settings_that_methods_take() -> None:
     assert all(catalog.build(choice) for choice in tried)
     assert all(any(choice.settings == each for choice in tried) for every in SETTINGS.values() for each in every)
     assert {choice.name for choice in methods(every=False)} == {choice.name for choice in tried}
+
+
+def test_the_whole_matrix_has_every_method_and_every_pair_in_both_orders() -> None:
+    """Of the rooms on disk, so that a method that the table lost would be missed here."""
+    import leanwatt
+
+    rooms = {room: Path(leanwatt.__file__).parent / room for room in ("prune", "quantize", "finetune")}
+    files = {(room, path.stem) for room, at in rooms.items() for path in at.glob("[!_]*.py")}
+    whole = {tuple((s.room, s.name) for s in steps if s.room != "merge") for steps in recipes(every=True)}
+    skipped = {("quantize", "nf4")} if not catalog.is_installed("quantize", "nf4") else set[tuple[str, str]]()
+    there = files - skipped
+    assert {(each,) for each in there} <= whole
+    assert {(one, other) for one in there for other in there if one != other} <= whole
+    assert len(there) >= 15
 
 
 def test_a_broken_promise_would_be_found(saved: Callable[[str], Path], bench: Callable[[Path], Bench]) -> None:

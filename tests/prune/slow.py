@@ -30,6 +30,46 @@ def slow_sparsegpt(model: Any, context: Any, choose: Any, group: int = 128) -> N
         weight.copy_(surgeon(weight.double(), x.t() @ x, choose, group))
 
 
+def slow_wanda_over_all(model: Any, context: Any) -> None:
+    """Score all weights of the dense model, put them in one line, and take the lower half."""
+    layers = linears(model.module)
+    scores = {}
+    for name, layer in layers.items():
+        norms = slow_inputs(model, layer, context).double().norm(dim=0)
+        scores[name] = weight_of(layer).double().abs() * norms
+    for name, mask in lower_half_of_all_layers(scores).items():
+        weight_of(layers[name]).mul_(mask)
+
+
+def slow_sparsegpt_over_all(model: Any, context: Any) -> None:
+    """What removing a weight alone costs in the dense model says how many of a layer go; the surgeon says which."""
+    import torch
+
+    layers = linears(model.module)
+    scores = {}
+    for name, layer in layers.items():
+        x = slow_inputs(model, layer, context).double()
+        gram = x.t() @ x
+        inverse = torch.linalg.inv(gram + torch.eye(len(gram)) * 0.01 * gram.diagonal().mean())
+        scores[name] = weight_of(layer).double().square() / inverse.diagonal()
+    goes = {name: 1 - float(mask.double().mean()) for name, mask in lower_half_of_all_layers(scores).items()}
+    for name, layer in layers.items():
+        x = slow_inputs(model, layer, context).double()
+        weight = weight_of(layer)
+        weight.copy_(surgeon(weight.double(), x.t() @ x, lambda score, name=name: share_of_all(score, goes[name]), 128))
+
+
+def lower_half_of_all_layers(scores: dict[str, Any]) -> dict[str, Any]:
+    """The mask of each layer: one list of every weight of the model, sorted, and its first half goes."""
+    import torch
+
+    line = [(float(value), name, i) for name, score in scores.items() for i, value in enumerate(score.flatten())]
+    masks = {name: torch.ones(score.numel(), dtype=torch.bool) for name, score in scores.items()}
+    for _, name, place in sorted(line, key=lambda each: each[0])[: round(len(line) / 2)]:
+        masks[name][place] = False
+    return {name: mask.view_as(scores[name]) for name, mask in masks.items()}
+
+
 def surgeon(weight: Any, gram: Any, choose: Any, group: int) -> Any:
     """Group by group choose what goes, then remove it weight by weight, each with a new inverse of what is left."""
     import torch
@@ -52,11 +92,16 @@ def surgeon(weight: Any, gram: Any, choose: Any, group: int) -> Any:
 
 def half_of_all(score: Any) -> Any:
     """All but the lower half of the scores."""
+    return share_of_all(score, 0.5)
+
+
+def share_of_all(score: Any, goes: float) -> Any:
+    """All but such a share of the scores, the lowest."""
     import torch
 
     order = sorted(range(score.numel()), key=lambda i: float(score.flatten()[i]))
     mask = torch.ones(score.numel(), dtype=torch.bool)
-    mask[order[: round(score.numel() / 2)]] = False
+    mask[order[: round(score.numel() * goes)]] = False
     return mask.view_as(score)
 
 

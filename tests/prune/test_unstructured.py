@@ -13,7 +13,9 @@ from slow import (
     layer_errors,
     slow_magnitude,
     slow_sparsegpt,
+    slow_sparsegpt_over_all,
     slow_wanda,
+    slow_wanda_over_all,
     surgeon,
 )
 
@@ -58,6 +60,33 @@ def test_masks_and_weights_are_those_of_the_slow_way(
         assert (mine != 0).equal(weight_of(each) != 0)
         assert got.masks[layer].equal(mine != 0)
         assert mine.numpy() == pytest.approx(weight_of(each).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "slowly"), [("wanda", slow_wanda_over_all), ("sparsegpt", slow_sparsegpt_over_all)], ids=str
+)
+def test_one_threshold_over_the_model_is_that_of_the_slow_way(
+    name: str, slowly: Any, family: str, saved: Callable[[str], Path], context: Any
+) -> None:
+    """On layers of unlike size, so that they lose unlike shares."""
+    models = []
+    for _ in range(2):
+        model = load(saved(family))
+        for place, layer in enumerate(linears(model.module).values()):
+            weight_of(layer).mul_(1 + place % 3)
+        models.append(model)
+    got, expected = models
+    catalog.build(Choice("prune", name, {"sparsity": 0.5, "over": "model"})).apply(got, context)
+    slowly(expected, context)
+    shares = set()
+    for layer, each in linears(expected.module).items():
+        mine = weight_of(linears(got.module)[layer])
+        assert (mine != 0).equal(weight_of(each) != 0), layer
+        assert got.masks[layer].equal(mine != 0)
+        assert mine.numpy() == pytest.approx(weight_of(each).numpy(), abs=1e-4)
+        shares.add(round(float(got.masks[layer].float().mean()), 2))
+    assert len(shares) > 3
 
 
 @pytest.mark.parametrize("pattern", [None, "2:4"])

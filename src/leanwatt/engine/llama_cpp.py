@@ -32,6 +32,9 @@ F32, F16 = 0, 1
 """ggml's numbers for the cache's types."""
 ROOM = 2048
 """Cells of the cache beside those of whole contexts: options lie beside each other, after one prompt."""
+FIRST = 1024
+"""Cells that the cache begins with; it is doubled when a question needs more, and stays as large as it was once. With
+fewer cells than sequences (256) llama.cpp ends the process."""
 
 
 @final
@@ -112,12 +115,26 @@ class _Batch:
     wanted: list[tuple[int, int] | None] = field(default_factory=list)
     """Row and place where a token's logits go; None where nobody asks for them."""
 
+    def add(self, other: _Batch) -> None:
+        """Tokens that stand after these; nobody asks for their logits again."""
+        self.tokens += other.tokens
+        self.positions += other.positions
+        self.sequences += other.sequences
+        self.wanted += [None] * len(other.tokens)
+
 
 class _Native:
     """Logits from llama.cpp's context. A branch of a row is one of its sequences; tokens of a prompt are in several."""
 
-    def __init__(self, context: Any, words: int, sequences: int, cells: int) -> None:
-        self._context, self._words, self._sequences, self._cells = context, words, sequences, cells
+    def __init__(self, model: Any, batch: int, about: dict[str, Any], threads: int) -> None:
+        self._model, self._compute, self._threads = model, about["compute"], threads
+        self._words: int = about["words"]
+        self._most: int = batch * about["context"] + ROOM
+        """Cells that may be needed."""
+        self._cells = self._sequences = 0
+        self._context: Any = None
+        self._past = _Batch()
+        """What the cache holds."""
         self._first: list[int] = []
         """The sequence of each row, for the steps."""
 
@@ -136,16 +153,41 @@ class _Native:
         model = native.llama_model_load_from_file(str(path).encode(), how)
         if not model:
             raise RuntimeError(f"engine llama_cpp: {path} was not loaded.")
-        settings = _settings(native, batch, about, threads)
-        context = native.llama_init_from_model(model, settings)
-        if not context:
-            native.llama_model_free(model)
-            raise RuntimeError("engine llama_cpp: no context could be made; is there too little memory?")
+        opened = cls(model, batch, about, threads)
         try:
-            yield cls(context, about["words"], settings.n_seq_max, settings.n_ctx)
+            opened._make_room(1)
+            yield opened
         finally:
-            native.llama_free(context)
+            opened._free()
             native.llama_model_free(model)
+
+    def _free(self) -> None:
+        import llama_cpp as native
+
+        if self._context:
+            native.llama_free(self._context)
+        self._context = None
+
+    def _make_room(self, cells: int) -> None:
+        """A cache of so many cells or more; what the smaller one held is computed again, all at once.
+
+        A cache for whole contexts would take gigabytes that no ticket fills.
+        """
+        import llama_cpp as native
+
+        if cells <= self._cells:
+            return
+        size = max(FIRST, self._cells)
+        while size < cells:
+            size *= 2
+        self._free()
+        settings = _settings(native, min(size, self._most), self._compute, self._threads)
+        self._context = native.llama_init_from_model(self._model, settings)
+        if not self._context:
+            raise RuntimeError("engine llama_cpp: no context could be made; is there too little memory?")
+        self._cells, self._sequences = settings.n_ctx, settings.n_seq_max
+        if self._past.tokens:
+            self._decode(self._past, np.zeros((0, 0, self._words), np.float32))
 
     def prefill(self, ids: Array, positions: Array, mask: Array, keep: int) -> Array:
         rows, width = ids.shape
@@ -153,6 +195,7 @@ class _Native:
         self._first = []
         for group in self._groups([branches(each) for each in mask]):
             self._forget()
+            self._make_room(sum(sum(map(bool, sequences)) for _, _, sequences in group))
             batch = _Batch()
             for row, first, sequences in group:
                 self._first.append(first)
@@ -162,7 +205,7 @@ class _Native:
                     batch.sequences.append([first + number for number in sequences[place]])
                     kept = place - (width - keep)
                     batch.wanted.append((row, kept) if kept >= 0 else None)
-            self._decode(batch, logits)
+            self._take(batch, logits)
         return logits
 
     def step(self, ids: Array, positions: Array, mask: Array) -> Array:
@@ -170,8 +213,13 @@ class _Native:
         logits = np.zeros((rows, 1, self._words), np.float32)
         sequences = [[first] for first in self._first]
         wanted: list[tuple[int, int] | None] = [(row, 0) for row in range(rows)]
-        self._decode(_Batch(ids[:, 0].tolist(), positions[:, 0].tolist(), sequences, wanted), logits)
+        self._make_room(len(self._past.tokens) + rows)
+        self._take(_Batch(ids[:, 0].tolist(), positions[:, 0].tolist(), sequences, wanted), logits)
         return logits
+
+    def _take(self, batch: _Batch, logits: Array) -> None:
+        self._decode(batch, logits)
+        self._past.add(batch)
 
     def _groups(self, rows: Sequence[list[list[int]]]) -> Iterator[list[tuple[int, int, list[list[int]]]]]:
         """Rows with their first sequence, as many together as there are sequences and cells."""
@@ -179,12 +227,12 @@ class _Native:
         used = filled = 0
         for row, sequences in enumerate(rows):
             needed, cells = 1 + max(max(each) for each in sequences if each), sum(map(bool, sequences))
-            if needed > self._sequences or cells > self._cells:
+            if needed > self._sequences or cells > self._most:
                 raise RefusedError(
                     f"engine llama_cpp: a question with {needed} options and {cells} tokens; it has room for "
-                    f"{self._sequences} options and {self._cells} tokens."
+                    f"{self._sequences} options and {self._most} tokens."
                 )
-            if used + needed > self._sequences or filled + cells > self._cells:
+            if used + needed > self._sequences or filled + cells > self._most:
                 yield group
                 group, used, filled = [], 0, 0
             group.append((row, used, sequences))
@@ -195,6 +243,7 @@ class _Native:
         import llama_cpp as native
 
         native.llama_memory_clear(native.llama_get_memory(self._context), True)
+        self._past = _Batch()
 
     def _decode(self, batch: _Batch, logits: Array) -> None:
         """Compute, and put the logits asked for into their places."""
@@ -220,14 +269,14 @@ class _Native:
                 logits[target] = np.ctypeslib.as_array(found, (self._words,))
 
 
-def _settings(native: Any, batch: int, about: dict[str, Any], threads: int) -> Any:
+def _settings(native: Any, cells: int, compute: str, threads: int) -> Any:
     """One cache for all sequences, so that options share their prompt's place in it."""
     settings = native.llama_context_default_params()
-    settings.n_ctx = settings.n_batch = batch * about["context"] + ROOM
+    settings.n_ctx = settings.n_batch = cells
     settings.n_seq_max = native.llama_max_parallel_sequences()
     settings.kv_unified = True
     settings.n_threads = settings.n_threads_batch = threads
-    settings.type_k = settings.type_v = F32 if about["compute"] == "fp32" else F16
-    if about["compute"] == "fp32":
+    settings.type_k = settings.type_v = F32 if compute == "fp32" else F16
+    if compute == "fp32":
         settings.flash_attn_type = 0  # It would round to 16 bits.
     return settings
