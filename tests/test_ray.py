@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import untraced
 from ray_jobs import fall, refuse, stamp, stay, who
 
 from leanwatt import catalog, verbs
@@ -265,7 +266,13 @@ def test_ctrl_c_ends_the_jobs_keeps_the_records_and_says_nothing_of_ray(
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     command = [sys.executable, "-m", "leanwatt", "run", "study.yaml", "--out", "run"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env=untraced(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     records = tmp_path / "run" / "records"
     until(lambda: process.poll() is not None or list(records.glob("*.json")))
