@@ -35,8 +35,8 @@ def tiny_tokenizer() -> Any:
 def untraced() -> dict[str, str]:
     """The environment without coverage, for programs that are to be interrupted.
 
-    Where coverage follows greenlets, its tracer asks a WeakKeyDictionary at each call and clears whatever error comes of
-    that, a Ctrl-C that arrives meanwhile included: then the program goes on as if nobody had pressed it.
+    Where coverage follows greenlets, its tracer asks a WeakKeyDictionary at each call and clears whatever error comes
+    of that, a Ctrl-C that arrives meanwhile included: the program then goes on as if nobody had pressed it.
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
