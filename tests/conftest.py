@@ -35,6 +35,15 @@ def tiny_tokenizer() -> Any:
     return tokenizer_of([WORDS] * 5, 300)
 
 
+def untraced() -> dict[str, str]:
+    """The environment without coverage, for programs that are to be interrupted.
+
+    Where coverage follows greenlets, its tracer asks a WeakKeyDictionary at each call and clears whatever error comes
+    of that, a Ctrl-C that arrives meanwhile included: the program then goes on as if nobody had pressed it.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 def pytest_sessionfinish() -> None:
     """Leases go. A worker's coverage is saved: once it ends it has ten seconds, all of which a cluster may need."""
     shutil.rmtree(os.environ["LEANWATT_LEASES"], ignore_errors=True)

@@ -15,11 +15,14 @@ from leanwatt.checkpoint import FILE, Checkpoint
 from leanwatt.curve import FILE as CURVE
 from leanwatt.curve import Recorder, Spent, read
 from leanwatt.errors import StoreError
+from leanwatt.ledger import Ledger
 from leanwatt.lesson import lessons
 from leanwatt.measurement import Counter, Energy, Measurement, Provenance, Reading
 from leanwatt.model import Model, load
 from leanwatt.prompt import Encoder
+from leanwatt.recipe import Choice, Recipe, Variant
 from leanwatt.training import Outcome, Schedule, Trainer
+from leanwatt.variants import Maker, local_base
 
 PACE = Schedule(learning_rate=5e-3, epochs=3, batch=4, checks=3, patience=9)
 
@@ -264,3 +267,47 @@ def test_a_real_kill_of_making_a_variant(saved: Callable[[str], Path], tmp_path:
     assert (end, rest) == (whole_end, whole_rest)
     assert int(whole_count) == 12 and int(count) == 7
     assert rest == ["[] True\n"]
+
+
+RATES: dict[str, Any] = {"batch": 4, "epochs": 3.0}
+METHODS = {
+    "full fp32": [Choice("finetune", "full", RATES)],
+    "full bf16 in passes": [Choice("finetune", "full", {**RATES, "precision": "bf16", "at_once": 2})],
+    "full fp16": [Choice("finetune", "full", {**RATES, "precision": "fp16", "checkpointing": True})],
+    "lora bf16": [Choice("finetune", "lora", {**RATES, "precision": "bf16", "dropout": 0.2, "checkpointing": True})],
+    "lora int8": [Choice("finetune", "lora", {**RATES, "precision": "int8", "dropout": 0.2})],
+    "lora nf4": [Choice("finetune", "lora", {**RATES, "precision": "nf4", "checkpointing": True})],
+    "distill": [Choice("prune", "magnitude", {"sparsity": 0.5}), Choice("finetune", "distill", RATES)],
+    "a second one": [Choice("finetune", "full", RATES), Choice("finetune", "lora", {**RATES, "rank": 2})],
+}
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_way_of_fine_tuning_goes_on_to_the_same_model(
+    method: str, saved: Callable[[str], Path], context: Any, tmp_path: Path
+) -> None:
+    if "int8" in method or "nf4" in method:
+        pytest.importorskip("bitsandbytes")
+    examples = [*context.train, *(replace(each, split="validation") for each in context.validation)]
+    steps, told, last = METHODS[method], list[str](), list[int]()
+
+    def make(name: str, progress: Callable[[str, float], None]) -> dict[str, bytes]:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        variant = Variant(Recipe("b", tuple(steps)))
+        maker = Maker(variant, local_base(str(saved("llama")), None), folder, Ledger(lambda: Reading(0, 0)), progress)
+        made = maker.make(lambda: examples)
+        assert not list(folder.glob(".*.work")), "a finished step leaves nothing"
+        return {str(path.relative_to(made)): path.read_bytes() for path in sorted(made.rglob("*.safetensors"))}
+
+    def fall(_text: str, _share: float) -> None:
+        last.append(1)
+        if len(last) == (12 + 7 if method == "a second one" else 7):
+            raise Killed
+
+    whole = make("whole", quiet)
+    with pytest.raises(Killed):
+        make("killed", fall)
+    assert make("killed", lambda text, _: told.append(text)) == whole != {}
+    assert told[0].startswith("step 8/12")

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import untraced
 
 from leanwatt import cli
 
@@ -343,10 +344,16 @@ def finished(saved: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     (folder / "tickets.csv").write_text("\n".join(rows) + "\n")
     (folder / "study.yaml").write_text(yaml.safe_dump(study_of(saved("llama"), Path("tickets.csv"))))
     run = [sys.executable, "-m", "leanwatt", "run", "study.yaml", "--out", "out", "--json"]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "LEANWATT_QUIET": "1"}
+    quiet = {"OMP_NUM_THREADS": "1", "LEANWATT_QUIET": "1"}
 
     started = subprocess.Popen(
-        run, cwd=folder, env=quiet, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        run,
+        cwd=folder,
+        env=untraced() | quiet,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not list((folder / "out").glob("records/*.json")) and started.poll() is None and time.monotonic() < deadline:
@@ -358,7 +365,7 @@ def finished(saved: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     kept = {path.name: path.read_text() for path in (folder / "out" / "records").glob("*.json")}
     (folder / "kept.json").write_text(json.dumps(kept))
 
-    resumed = subprocess.run(run, cwd=folder, env=quiet, capture_output=True, text=True, check=False)
+    resumed = subprocess.run(run, cwd=folder, env={**os.environ, **quiet}, capture_output=True, text=True, check=False)
     (folder / "resumed.json").write_text(json.dumps([resumed.returncode, resumed.stdout, resumed.stderr]))
     return folder
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import untraced
 
 from leanwatt.contracts import WorkerDied
 from leanwatt.executor.local import Local
@@ -140,7 +141,11 @@ def test_an_interrupt_ends_the_worker_too(everyone: bool, tmp_path: Path) -> Non
     script, place = tmp_path / "script.py", tmp_path / "pid"
     script.write_text(SCRIPT)
     parent = subprocess.Popen(
-        [sys.executable, str(script), str(place)], start_new_session=True, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(script), str(place)],
+        env=untraced(),
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for _ in range(600):
         if place.exists() and place.read_text():
@@ -188,7 +193,11 @@ def test_an_interrupt_while_the_worker_starts_is_one_traceback_of_the_parent(
     ready = "    Path(sys.argv[1] + '-started').touch()\n    list("
     script.write_text(heavy + SCRIPT.replace("    list(", ready))
     parent = subprocess.Popen(
-        [sys.executable, str(script), str(place)], start_new_session=True, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(script), str(place)],
+        env=untraced(),
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not Path(f"{place}-started").exists():
         time.sleep(0.01)

@@ -14,7 +14,8 @@ from invented import PRIMARIES, Truth, World, world
 from rich.console import Console
 
 from leanwatt import catalog, watch
-from leanwatt.headway import Count, Headway, duration, headway
+from leanwatt.account import WALL
+from leanwatt.headway import Count, Headway, at_once, duration, headway
 from leanwatt.measurement import Measurement, Provenance
 from leanwatt.record import Record
 from leanwatt.store import Store
@@ -67,6 +68,46 @@ def test_each_stage_is_told_with_what_is_left() -> None:
     assert everything.left_seconds == 0
     assert "left" not in everything.line()
     assert everything.counts["confirm"].done == 1
+
+
+def with_spans(records: list[Record], *spans: tuple[int, int]) -> list[Record]:
+    """The first of them ran from when to when, in seconds of one minute."""
+    machines = [{"utc": f"2026-01-01T00:00:{end:02}+00:00"} for _, end in spans]
+    return [
+        *(
+            replace(record, facts={WALL: float(end - begin)}, machine=machine)
+            for record, machine, (begin, end) in zip(records, machines, spans, strict=False)
+        ),
+        *records[len(spans) :],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        ([], 1.0),
+        ([(0, 10), (10, 20), (20, 30)], 1.0),
+        ([(0, 10), (9, 19), (18, 28)], 1.0),  # Ends are known to a second only.
+        ([(0, 12), (0, 12), (0, 12)], 3.0),
+        ([(0, 12), (0, 12), (50, 52)], 2.0),  # A pause between two runs counts nothing, nor does what is too short.
+        ([(0, 22), (10, 22)], 1.5),
+    ],
+)
+def test_how_many_run_at_once_is_told_by_when_they_ran(spans: list[tuple[int, int]], expected: float) -> None:
+    makes = [record for record in world().records() if record.job == "make"]
+    assert at_once(with_spans(makes, *spans)) == pytest.approx(expected)
+
+
+def test_several_workers_need_less_of_the_clock_and_no_fewer_joules() -> None:
+    here = world()
+    makes = [record for record in with_metrics(here.records()) if record.job == "make"]
+    after, beside = (
+        headway(here.needs(), PRIMARIES, with_spans(makes, *spans))
+        for spans in (((0, 12), (12, 24)), ((0, 12), (0, 12)))
+    )
+    assert after.left_seconds - beside.left_seconds == pytest.approx((5 + CONFIRMING) / 2)
+    assert beside.left_seconds > WEIGHING, "weighings are alone"
+    assert after.left_joules == pytest.approx(beside.left_joules)
 
 
 def test_spent_is_what_the_records_say_and_budgets_shrink() -> None:

@@ -97,3 +97,17 @@ def test_to_ask_again_for_what_one_has_changes_nothing(leases: Leases) -> None:
     assert leases.take("host", "job", 0.5)
     assert leases.take("host", "job", 0.5)
     assert leases.take("host", "other", 0.5)
+
+
+def test_who_was_ended_is_told_and_gets_nothing_again(leases: Leases) -> None:
+    assert leases.take("a", "one", 0.5)
+    assert not leases.take("a", "two", 1.0)
+    assert not leases.take("a", "three", 0.5)
+    for holder in ("one", "two"):
+        leases.end(holder)
+    assert leases.take("a", "three", 0.5), "two waits no more"
+    assert leases.take("a", "two", 1.0) is None
+    assert not leases.keep("a", "one", 0.5)
+    assert leases.holders("a") == ["one", "three"], "its job may still run"
+    leases.give("one")
+    assert leases.take("a", "one", 0.5) is None

@@ -245,6 +245,14 @@ def test_the_control_of_a_recovery_has_the_same_steps(findings: ModuleType) -> N
     assert any(said.startswith("The extra training alone") and "+0.1" in said for said in told.said)
 
 
+def test_a_table_without_rows_is_left_out_of_the_page(findings: ModuleType) -> None:
+    from leanwatt.sections import Grid, Section
+
+    empty, full = (Section("a", grid=Grid(("variant",), rows)) for rows in ((), (("plain",),)))
+    assert findings.without_empty_grid(empty).grid is None
+    assert findings.without_empty_grid(full) == full
+
+
 def test_the_page_has_every_finding_and_table(findings: ModuleType, winning: Any) -> None:
     found = winning
     parts = findings.sections(found)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import untraced
 
 from leanwatt import verbs
 from leanwatt.errors import StudyError
@@ -294,7 +295,9 @@ def test_ctrl_c_keeps_what_is_finished(tiny: dict[str, Any], tmp_path: Path) -> 
     tiny["executor"] = "local"
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tiny), encoding="utf-8")
     command = [sys.executable, "-m", "leanwatt", "run", "study.yaml", "--out", "run"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=untraced(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run" / "records").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -263,6 +263,11 @@ def test_what_a_search_may_leave_out_is_said(given: Callable[..., Study], store:
     assert searched.endswith("Of all variants; the search two_phase tries fewer.")
 
 
+def test_several_workers_are_said_to_take_less_time(given: Callable[..., Study], store: Store) -> None:
+    pytest.importorskip("ray")
+    assert plan.check(given(executor="ray"), store).lines()[-1].endswith("several workers take less time.")
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen3"])
 def test_parameters_are_roughly_counted(family: str) -> None:
     from conftest import tiny_module

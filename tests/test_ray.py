@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import untraced
 from ray_jobs import fall, refuse, stamp, stay, who
 
 from leanwatt import catalog, verbs
@@ -158,6 +159,31 @@ def test_to_close_the_outcomes_ends_the_jobs_and_gives_their_leases_back(two: Ra
     until(lambda: ray.get(two._office.holders.remote(str(describe()["boot_id"]))) == [])
 
 
+STOPPING = """
+import itertools, os, random, signal, threading
+from ray_jobs import who
+from leanwatt.executor.ray import Ray
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+executor = Ray(address="local", jobs_per_host=2)
+list(executor.run(who, ["all is loaded"]))
+for number in range(8):
+    threading.Timer(0.2 + 1.5 * random.Random(number).random(), os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        list(executor.run(who, itertools.count()))
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+
+
+def test_ctrl_c_may_come_when_a_job_is_just_over() -> None:
+    """Ray tells of it when it has an outcome to give, and may end the driver if that very task is cancelled then."""
+    command = [sys.executable, "-c", STOPPING]
+    there = untraced() | {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, env=there, capture_output=True, text=True, check=False, timeout=150)
+    assert (done.returncode, done.stdout.split()) == (0, ["stopped"] * 8), done.stderr
+
+
 def test_items_are_asked_for_when_there_is_a_place_and_none_means_wait(two: Ray) -> None:
     asked: list[str] = []
 
@@ -267,7 +293,13 @@ def test_ctrl_c_ends_the_jobs_keeps_the_records_and_says_nothing_of_ray(
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     command = [sys.executable, "-m", "leanwatt", "run", "study.yaml", "--out", "run"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env=untraced(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     records = tmp_path / "run" / "records"
     until(lambda: process.poll() is not None or list(records.glob("*.json")))

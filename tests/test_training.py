@@ -266,6 +266,34 @@ def test_masks_are_kept_at_every_step(model: Model, context: Any, monkeypatch: p
     assert not any(zeros)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_cannot_move_does_not_count_when_gradients_are_clipped(
+    family: str, saved: Callable[[str], Path], context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from leanwatt import catalog
+    from leanwatt.recipe import Choice
+
+    model, seen = load(saved(family)), list[int]()
+    catalog.build(Choice("prune", "magnitude", {"pattern": "2:4"})).apply(model, context)
+    real = torch.nn.utils.clip_grad_norm_
+
+    def clip(parameters: Any, most: float) -> Any:
+        layers = linears(model.module)
+        for name, mask in model.masks.items():
+            gradient = layers[name].weight.grad
+            as_mask = gradient.t() if family == "gpt2" else gradient
+            assert not as_mask[~mask].any(), name
+            assert as_mask[mask].any(), name
+            seen.append(1)
+        return real(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+    Trainer(model, PACE, 0, quiet).run(some_lessons(model, context), [])
+    assert len(seen) == 4 * len(model.masks) > 0
+
+
 def test_only_what_requires_a_gradient_learns(model: Model, context: Any) -> None:
     model.module.requires_grad_(False)
     name, learned = next(iter(linears(model.module).items()))

@@ -314,6 +314,11 @@ def _or_dash(value: float | None) -> str:
     return "-" if value is None else number(value)
 
 
+def without_empty_grid(part: Section) -> Section:
+    """A study without LoRA, as recovery.yaml, has no table of it."""
+    return replace(part, grid=None) if part.grid is not None and not part.grid.rows else part
+
+
 def main() -> None:
     """Read a study, write its findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -324,7 +329,7 @@ def main() -> None:
     study = Study.read(asked.study)
     folder = asked.out or Path("runs") / study.name
     case = case_of(study, folder)
-    parts = sections(case, asked.loss)
+    parts = [without_empty_grid(part) for part in sections(case, asked.loss)]
     (folder / "findings.md").write_text(markdown(case.plain, parts), encoding="utf-8")
     (folder / "findings.html").write_text(page(case.plain, parts), encoding="utf-8")
     for each in findings(case, asked.loss):

@@ -55,11 +55,14 @@ class Forecast:
     needs: Needs
     records: Sequence[Record]
 
-    def seconds(self, new: Sequence[Trial]) -> float:
-        """To make and grade these, then to weigh them and all that was graded before, and to confirm the answer."""
+    def seconds(self, new: Sequence[Trial], at_once: float = 1.0) -> float:
+        """To make and grade these, then to weigh them and all that was graded before, and to confirm the answer.
+
+        Of all jobs added up, as a budget counts; on the clock where so many run `at_once`. Weighings never do.
+        """
         graded = [r.trial for r in self.records if r.job == "grade" and r.status == "done"]
         full = [t for t in (*graded, *new) if t.variant.fidelity == self.needs.study.fidelity]
-        return self._trying(new) + self._weighing(full) + self._confirming(full)
+        return (self._trying(new) + self._confirming(full)) / at_once + self._weighing(full)
 
     def _trying(self, new: Iterable[Trial]) -> float:
         """A fine-tuning that several share is made once."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from leanwatt import catalog
-from leanwatt.account import Account, account
+from leanwatt.account import WALL, Account, account
 from leanwatt.bill import SECONDS_PER_HOUR
 from leanwatt.budget import Forecast
 from leanwatt.contracts import Search
@@ -19,6 +20,8 @@ from leanwatt.record import Record
 from leanwatt.study import Study
 
 SHOWN = 5
+BESIDE_SECONDS = 2.0
+"""Jobs that are beside each other for less are one after the other: ends are known to a second, and are kept later."""
 
 Stage = Literal["nothing yet", "making and grading", "weighing", "confirming", "done"]
 
@@ -57,9 +60,10 @@ class Headway:
     latest: str
     """The job that ended last."""
     left_seconds: float
-    """Of what is known to be missing, job after job; foretold by the plan, corrected by what finished jobs took."""
+    """Of what is known to be missing, with as many jobs at once as there were so far; foretold by the plan, corrected
+    by what finished jobs took."""
     left_joules: float | None
-    """In that time, at the mean power so far; None where it is unknown."""
+    """In all of these jobs, at the mean power so far; None where it is unknown."""
     left_hours: float | None
     """Of the budget, charged as the run charges it; None where there is none."""
     left_kwh: float | None
@@ -96,7 +100,7 @@ def headway(needs: Needs, primaries: Mapping[str, str], records: Sequence[Record
     ended = list(last.values())
     counts = _counts(study, tried, {trial.id for trial in needs.trials}, ended)
     spent, charged = totals(ours), account(ours)
-    left_seconds = Forecast(needs, ours).seconds(_to_try(tried, ended))
+    forecast, to_try = Forecast(needs, ours), _to_try(tried, ended)
     newest = max(ours, key=lambda record: str(record.machine.get("utc") or ""), default=None)
     return Headway(
         study=study.name,
@@ -106,8 +110,8 @@ def headway(needs: Needs, primaries: Mapping[str, str], records: Sequence[Record
         spent=spent,
         best=_best(primaries, ended),
         latest=f"{newest.job} {newest.trial.label}: {newest.status}" if newest else "",
-        left_seconds=left_seconds,
-        left_joules=_at_mean_power(spent, left_seconds),
+        left_seconds=forecast.seconds(to_try, at_once(ours)),
+        left_joules=_at_mean_power(spent, forecast.seconds(to_try)),
         left_hours=_left(study, charged, "hours"),
         left_kwh=_left(study, charged, "kwh"),
     )
@@ -175,6 +179,27 @@ def _best(primaries: Mapping[str, str], last: Sequence[Record]) -> tuple[Graded,
         if record.job == "grade" and len(quality) == len(primaries):
             found.append(Graded(record.trial.label, quality))
     return tuple(sorted(found, key=lambda graded: -sum(graded.quality.values()))[:SHOWN])
+
+
+def at_once(records: Sequence[Record]) -> float:
+    """How many jobs were made or graded at a time, on average while any was; 1 where nothing tells."""
+    spans = sorted(span for r in records if r.job in ("make", "grade") and (span := _span(r)))
+    busy = covered = 0.0
+    until = float("-inf")
+    for begin, end in spans:
+        busy += end - begin
+        covered += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return busy / covered if covered else 1.0
+
+
+def _span(record: Record) -> tuple[float, float] | None:
+    """From when to when a job ran, less what may be the inaccuracy of both; None where that is not known."""
+    wall, utc = record.facts.get(WALL), record.machine.get("utc")
+    if not isinstance(wall, int | float) or not isinstance(utc, str) or wall <= BESIDE_SECONDS:
+        return None
+    end = datetime.fromisoformat(utc).timestamp()
+    return end - wall + BESIDE_SECONDS, end
 
 
 def _left(study: Study, charged: Account, key: str) -> float | None:

@@ -262,10 +262,13 @@ def linears(module: Any) -> dict[str, Any]:
 
 def weight_of(layer: Any) -> torch.Tensor:
     """A view of a linear layer's weight as (outputs, inputs); GPT-2 keeps it the other way round."""
+    return _by_output(layer, layer.weight.data)
+
+
+def _by_output(layer: Any, values: torch.Tensor) -> torch.Tensor:
     from transformers.pytorch_utils import Conv1D
 
-    weight: torch.Tensor = layer.weight.data
-    return weight.t() if isinstance(layer, Conv1D) else weight
+    return values.t() if isinstance(layer, Conv1D) else values
 
 
 def accelerator() -> str:
@@ -307,6 +310,15 @@ def keep_zeros(model: Model) -> None:
     layers = linears(model.module)
     for name, mask in model.masks.items():
         weight_of(layers[name]).mul_(mask)
+
+
+def mask_gradients(model: Model) -> None:
+    """Take the gradients of masked weights away: what cannot move must not count where gradients are clipped."""
+    layers = linears(model.module) if model.masks else {}
+    for name, mask in model.masks.items():
+        gradient = layers[name].weight.grad
+        if gradient is not None:
+            _by_output(layers[name], gradient).mul_(mask)
 
 
 def check(model: Model) -> None:

@@ -67,6 +67,8 @@ class Plan:
         found += [f"Warning: {warning}" for warning in self.warnings]
         search = self.study.search.name
         fewer = "" if search == "grid" else f" Of all variants; the search {search} tries fewer."
+        if self.study.executor.name != "local":
+            fewer += " One job after the other; several workers take less time."
         found.append(
             f"Predicted, roughly: {self.hours * 60:.0f} minutes, {self.memory_bytes / 1e9:.1f} GB of memory, "
             f"{self.disk_bytes / 1e9:.2f} GB of disk.{fewer}"

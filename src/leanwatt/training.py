@@ -21,7 +21,7 @@ from leanwatt.checkpoint import Checkpoint
 from leanwatt.curve import Recorder
 from leanwatt.errors import RefusedError
 from leanwatt.lesson import Lesson, tensors
-from leanwatt.model import Model, accelerator, keep_zeros, placed, quiet
+from leanwatt.model import Model, accelerator, keep_zeros, mask_gradients, placed, quiet
 from leanwatt.recipe import digest
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ class Trainer:
             loss = self._summed_loss(batch[start : start + size]) / weight
             torch.autograd.backward(scaler.scale(loss))
         scaler.unscale_(optimizer)
+        mask_gradients(self.model)
         torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
         scaler.step(optimizer)  # In fp16 a step whose gradients overflowed is left out.
         scaler.update()

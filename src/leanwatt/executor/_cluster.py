@@ -234,7 +234,9 @@ def on_node(job: Callable[[Any], Any], item: Any, lease: Lease, office: Any) -> 
             raise _LeaseLostError
 
     try:
-        while not ray.get(office.take.remote(domain, lease.holder, lease.share)):
+        while not (has := ray.get(office.take.remote(domain, lease.holder, lease.share))):
+            if has is None:
+                raise _LeaseLostError
             time.sleep(ASK_SECONDS)
         # From nothing: a node that is killed must take its jobs along, and they stand close to it so.
         outcome = outcome_of(_There(lease, job), item, beat, is_copied=False)

@@ -43,9 +43,12 @@ class Leases:
         self._domains: dict[str, Domain] = {}
         self._blind_until = clock() + LEASE_SECONDS if forgot else 0.0
         """After a restart nothing is given until all who hold a share have had time to say so."""
+        self._ended: set[str] = set()
 
-    def take(self, domain: str, holder: str, share: float) -> bool:
-        """Ask for a share, and ask again while the answer is False."""
+    def take(self, domain: str, holder: str, share: float) -> bool | None:
+        """Ask for a share, and ask again while the answer is False; None for a holder that was ended."""
+        if holder in self._ended:
+            return None
         found, now = self._swept(domain), self._clock()
         if holder in found.held:
             return True
@@ -61,7 +64,7 @@ class Leases:
     def keep(self, domain: str, holder: str, share: float) -> bool:
         """Say that a share is still used; False where it has run out, and somebody may measure there by now."""
         found, now = self._swept(domain), self._clock()
-        if holder not in found.held and now >= self._blind_until:
+        if holder in self._ended or (holder not in found.held and now >= self._blind_until):
             return False
         found.held[holder] = Held(share, now + LEASE_SECONDS)
         return True
@@ -70,6 +73,12 @@ class Leases:
         """Give back whatever the holder has, and wait no more."""
         for domain in self._domains.values():
             domain.held.pop(holder, None)
+            domain.waiting.pop(holder, None)
+
+    def end(self, holder: str) -> None:
+        """Nobody wants its job any more: it waits no longer, and gives back what it has once it has heard of that."""
+        self._ended.add(holder)
+        for domain in self._domains.values():
             domain.waiting.pop(holder, None)
 
     def holders(self, domain: str) -> list[str]:

@@ -37,7 +37,7 @@ class Distill(Step):
     batch: Annotated[int, Gt(0)] = 32
     """Examples per optimizer step."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads_data: ClassVar[bool] = True
 
     def foresee(self, outlook: Outlook) -> None:

@@ -36,7 +36,7 @@ class Full(Step):
     patience: Annotated[int, Gt(0)] = 2
     """Looks without an improvement before training stops early."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads_data: ClassVar[bool] = True
 
     def apply(self, model: Model, context: Context) -> Model:
