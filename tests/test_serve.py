@@ -34,7 +34,7 @@ from leanwatt.promise import Books
 from leanwatt.prompt import Encoder
 from leanwatt.question import Prompt
 from leanwatt.routes import Desk, application
-from leanwatt.serve import SPARE_CONNECTIONS, open_to, opened
+from leanwatt.serve import SPARE_CONNECTIONS, _listen, _listening, open_to, opened
 from leanwatt.serving import Settings
 
 TICKET = {"ticket": "site A power lost"}
@@ -475,6 +475,15 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be used"):
             serve(offer_of(tmp_path), Settings(port=port))
+
+
+def test_two_servers_that_load_at_the_same_time_want_one_port_and_the_later_is_told() -> None:
+    first = _listening(Settings(port=0))
+    settings = Settings(port=first.getsockname()[1])
+    with first, _listening(settings) as second:
+        _listen(first, 8, settings)
+        with pytest.raises(UserError, match=f":{settings.port} cannot be used"):
+            _listen(second, 8, settings)
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
             lifespan="on",
         )
         server = uvicorn.Server(config)
-        listening.listen(config.backlog)  # From here on, who connects is served.
+        _listen(listening, config.backlog, settings)  # From here on, who connects is served.
         host, port = listening.getsockname()[:2]
         told(f"Serving {offer.trial.label} as '{offer.name}' on http://{f'[{host}]' if ':' in host else host}:{port}/")
         with _ended_by_signals(server):
@@ -94,7 +94,7 @@ def serve(offer: Offer, settings: Settings, told: Callable[[str], None] = lambda
 
 
 def _listening(settings: Settings) -> socket.socket:
-    """Raises UserError where the address cannot be had."""
+    """Bound, so that a wrong address is told before the engine loads. Raises UserError where it cannot be had."""
     kind = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(kind, socket.SOCK_STREAM)
     try:
@@ -102,11 +102,21 @@ def _listening(settings: Settings) -> socket.socket:
         listening.bind((settings.host, settings.port))
     except OSError as error:
         listening.close()
-        raise UserError(
-            f"serve: {settings.host}:{settings.port} cannot be used ({error.strerror}). "
-            "Choose another --port or --host."
-        ) from error
+        raise _unusable(settings, error) from error
     return listening
+
+
+def _listen(listening: socket.socket, backlog: int, settings: Settings) -> None:
+    """Raises UserError where another server, which began to load at the same time, was quicker."""
+    try:
+        listening.listen(backlog)
+    except OSError as error:
+        raise _unusable(settings, error) from error
+
+
+def _unusable(settings: Settings, error: OSError) -> UserError:
+    said = f"serve: {settings.host}:{settings.port} cannot be used ({error.strerror})."
+    return UserError(f"{said} Choose another --port or --host.")
 
 
 @contextmanager

@@ -64,7 +64,9 @@ def test_masks_and_weights_are_those_of_the_slow_way(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("name", "slowly"), [("wanda", slow_wanda_over_all), ("sparsegpt", slow_sparsegpt_over_all)], ids=str
+    ("name", "slowly"),
+    [("wanda", slow_wanda_over_all), ("sparsegpt", slow_sparsegpt_over_all)],
+    ids=["wanda", "sparsegpt"],
 )
 def test_one_threshold_over_the_model_is_that_of_the_slow_way(
     name: str, slowly: Any, family: str, saved: Callable[[str], Path], context: Any
