@@ -1,5 +1,6 @@
 """The engine `vllm` against a stand-in for its library: the same answers as the reference, and honest facts."""
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -30,6 +31,7 @@ class LLM:
         from leanwatt.model import load
 
         LLM.opened = settings
+        assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0", "else it starts a child, which jobs may not have"
         model = load(settings["model"])
         self._module, self._tokenizer = model.module.float(), model.tokenizer
 
@@ -69,6 +71,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     module.__dict__.update(LLM=LLM, SamplingParams=SimpleNamespace, __version__="0.fake")
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setattr(vllm, "_has_gpu", lambda: True)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
 
 
 def engine(**settings: Any) -> Any:

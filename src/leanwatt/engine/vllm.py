@@ -7,6 +7,7 @@ vLLM has no way to let options share one. Integer codes are unpacked: its kernel
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ class Vllm(Engine):
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[_Session]:
         """Load. Raises RefusedError without a GPU, and for adapters."""
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # A job's process is a daemon, which may have no children.
         from vllm import LLM
 
         if not _has_gpu():
