@@ -180,8 +180,10 @@ def test_rows_that_do_not_fit_together_are_read_one_after_the_other(
         got = session.answer(questions)
     assert [answer.scores for answer in got] == [pytest.approx(answer.scores, abs=1e-4) for answer in expected]
     monkeypatch.setattr(fake_llama_cpp, "SEQUENCES", 2)
-    with built("llama_cpp").open(saved("llama"), 3) as session, pytest.raises(RefusedError, match="3 options"):
+    with built("llama_cpp").open(saved("llama"), 2) as session, pytest.raises(RefusedError, match="3 options"):
         session.answer(questions)
+    with pytest.raises(RefusedError, match="at most 2 answers at once"), built("llama_cpp").open(saved("llama"), 3):
+        pass
 
 
 def test_the_cache_grows_with_what_is_asked_and_keeps_what_it_held(

@@ -53,7 +53,11 @@ class LlamaCpp(Engine):
 
     @contextmanager
     def open(self, artifact: Path, batch: int) -> Iterator[Asking]:
-        """Write the file if that has not been done, and load it. Raises RefusedError for families it cannot take."""
+        """Write the file if that has not been done, and load it. Raises RefusedError for what it cannot take."""
+        import llama_cpp as native
+
+        if batch > (most := native.llama_max_parallel_sequences()):
+            raise RefusedError(f"engine llama_cpp: it writes at most {most} answers at once; take a smaller batch.")
         compute = "fp16" if self.compute == "auto" else self.compute
         made = artifact / f"llama_cpp-{_gguf.VERSION}-{compute}"
         folder = converted(made, lambda draft: _convert(artifact, draft, compute))
