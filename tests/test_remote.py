@@ -80,6 +80,21 @@ def test_a_question_that_fails_is_raised_here_and_the_next_is_answered(remote: R
     assert remote.process_id() == process
 
 
+class Gone:
+    """A prompt whose text is on no disk any more."""
+
+    @property
+    def body(self) -> str:
+        raise FileNotFoundError("gone")
+
+
+def test_an_error_of_the_system_there_is_no_death(remote: Remote) -> None:
+    process = remote.process_id()
+    with pytest.raises(FileNotFoundError, match="gone"):
+        remote.answer([Generate(Gone(), 4)])  # type: ignore[arg-type]
+    assert remote.process_id() == process
+
+
 def test_one_that_dies_while_nobody_asks_is_started_by_the_next_question(
     remote: Remote, capfd: pytest.CaptureFixture[str]
 ) -> None:

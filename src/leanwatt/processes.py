@@ -30,6 +30,13 @@ def raised(error: Exception) -> Raised:
     return Raised(error)
 
 
+def or_raise(outcome: Any) -> Any:
+    """What came from a process; raised here if it is an error."""
+    if isinstance(outcome, Raised):
+        raise outcome.error
+    return outcome
+
+
 def start(worker: Any) -> None:
     """Ctrl-C waits until the worker can answer it: amid its imports it would end with a traceback.
 

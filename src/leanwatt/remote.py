@@ -20,7 +20,7 @@ from leanwatt.batching import Heard, Streams
 from leanwatt.contracts import Session
 from leanwatt.errors import LeanwattError
 from leanwatt.meter._tree import watched
-from leanwatt.processes import GRACE_SECONDS, Raised, cause, end_with_parent, raised, start
+from leanwatt.processes import GRACE_SECONDS, Raised, cause, end_with_parent, or_raise, raised, start
 from leanwatt.question import Answer, Question
 from leanwatt.recipe import Choice
 
@@ -78,13 +78,15 @@ class Remote:
         if not self.is_alive:
             self._anew()
         try:
-            return self._life.ask(questions, heard)
+            outcome = self._life.ask(questions, heard)
         except (EOFError, OSError):
             raise EngineDiedError(self._anew()) from None
+        answers: Sequence[Answer] = or_raise(outcome)
+        return answers
 
     def _anew(self) -> str:
         """Another life; says how the last one ended."""
-        said = f"The engine's process ended with {self._life.end()}"
+        said = self._life.end()
         print(f"leanwatt: {said}. It is started anew.", file=sys.stderr, flush=True)
         self._life = _Life(self._opening)
         return said
@@ -105,9 +107,9 @@ class _Life:
         self._held.callback(self._pipe.close)
         self._held.enter_context(watched(self.process_id))
         try:
-            self.facts: Mapping[str, Any] = _or_raise(self._pipe.recv())
+            self.facts: Mapping[str, Any] = or_raise(self._pipe.recv())
         except EOFError:
-            raise EngineDiedError(f"The engine's process ended with {self.end()}") from None
+            raise EngineDiedError(self.end()) from None
         except BaseException:  # Refused, or Ctrl-C while it loads: nobody waits for it.
             self._process.kill()
             self.end()
@@ -117,13 +119,13 @@ class _Life:
     def is_alive(self) -> bool:
         return not wait([self._process.sentinel], 0)
 
-    def ask(self, questions: Sequence[Question], heard: Mapping[int, Heard]) -> Sequence[Answer]:
-        """Raises EOFError or OSError where the process has ended, and what the engine raises."""
+    def ask(self, questions: Sequence[Question], heard: Mapping[int, Heard]) -> Sequence[Answer] | Raised:
+        """Raises EOFError or OSError where the process has ended; what the engine raised is given back."""
         self._pipe.send((list(questions), frozenset(heard)))
         while isinstance(said := self._pipe.recv(), _Said):
             heard[said.place](said.text)
-        answers: Sequence[Answer] = _or_raise(said)
-        return answers
+        outcome: Sequence[Answer] | Raised = said
+        return outcome
 
     def end(self) -> str:
         """Let it finish what it does, and reap it; says how it ended. Once for each life."""
@@ -134,7 +136,7 @@ class _Life:
             self._process.kill()
         self._process.join()
         self._held.close()
-        return cause(self._process.exitcode)
+        return f"The engine's process ended with {cause(self._process.exitcode)}"
 
 
 @dataclass(frozen=True)
@@ -143,12 +145,6 @@ class _Said:
 
     place: int
     text: str
-
-
-def _or_raise(said: Any) -> Any:
-    if isinstance(said, Raised):
-        raise said.error
-    return said
 
 
 def _work(pipe: Connection, opening: Opening) -> None:

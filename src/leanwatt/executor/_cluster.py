@@ -18,7 +18,7 @@ from leanwatt.errors import StoreError, StudyError
 from leanwatt.executor._leases import ASK_SECONDS, Leases
 from leanwatt.executor._process import outcome_of
 from leanwatt.machine import describe
-from leanwatt.processes import Raised
+from leanwatt.processes import or_raise
 
 LOOK_SECONDS = 5.0
 """Nodes that come and go are noticed after so long."""
@@ -304,9 +304,7 @@ def outcome(reference: Any, running: Running, cluster: Cluster) -> Any:
         return UNSENT
     except ray.exceptions.RayError as error:
         found = WorkerDied(running.item, _why_lost(error), True, {})
-    if isinstance(found, Raised):
-        raise found.error
-    if isinstance(found, WorkerDied):
+    if isinstance(or_raise(found), WorkerDied):
         cluster.is_gone(running.place.node)
     else:
         cluster.blamed.pop(running.place.node, None)

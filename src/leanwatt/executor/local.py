@@ -6,7 +6,7 @@ from typing import Any, Literal, final
 
 from leanwatt.contracts import Executor
 from leanwatt.executor._process import outcome_of
-from leanwatt.processes import Raised
+from leanwatt.processes import or_raise
 
 
 @final
@@ -26,7 +26,4 @@ class Local(Executor):
 
 
 def _in_fresh_process(job: Callable[[Any], Any], item: Any) -> Any:
-    outcome = outcome_of(job, item)
-    if isinstance(outcome, Raised):
-        raise outcome.error
-    return outcome
+    return or_raise(outcome_of(job, item))
