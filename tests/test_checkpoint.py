@@ -277,7 +277,10 @@ METHODS = {
     "lora bf16": [Choice("finetune", "lora", {**RATES, "precision": "bf16", "dropout": 0.2, "checkpointing": True})],
     "lora int8": [Choice("finetune", "lora", {**RATES, "precision": "int8", "dropout": 0.2})],
     "lora nf4": [Choice("finetune", "lora", {**RATES, "precision": "nf4", "checkpointing": True})],
-    "distill": [Choice("prune", "magnitude", {"sparsity": 0.5}), Choice("finetune", "distill", RATES)],
+    "distill": [
+        Choice("prune", "magnitude", {"sparsity": 0.5}),
+        Choice("finetune", "distill", {**RATES, "at_once": 2, "checkpointing": True}),
+    ],
     "a second one": [Choice("finetune", "full", RATES), Choice("finetune", "lora", {**RATES, "rank": 2})],
 }
 

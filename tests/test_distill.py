@@ -78,6 +78,24 @@ def test_it_comes_nearer_to_its_parent(pruned: Any, saved: Callable[[str], Path]
     assert pruned.history[-1].startswith("finetune distill: 40 steps")
 
 
+def test_in_passes_and_computed_again_it_is_the_same_step(saved: Callable[[str], Path], context: Any) -> None:
+    ends = []
+    for settings in ({}, {"at_once": 3, "checkpointing": True}):
+        model = catalog.build(HALF).apply(load(saved("llama")), context)
+        distill(epochs=2, batch=8, **settings).apply(model, of_parent(context, saved))
+        ends.append({name: p.detach().clone() for name, p in model.module.named_parameters()})
+    for name, value in ends[0].items():
+        assert value.allclose(ends[1][name], atol=2e-4), name
+
+
+def test_patience_is_how_many_looks_without_better_are_waited_for(
+    pruned: Any, saved: Callable[[str], Path], context: Any
+) -> None:
+    worse = {"learning_rate": 1.0, "epochs": 4, "batch": 4, "checks": 8, "patience": 1}
+    distill(**worse).apply(pruned, of_parent(context, saved))
+    assert "stopped early" in pruned.history[-1]
+
+
 def read(folder: Path) -> dict[Path, bytes]:
     """The files of a model; an engine that was here before may have left a folder of its own."""
     return {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}

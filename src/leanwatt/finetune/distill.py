@@ -12,16 +12,16 @@ from typing import Annotated, ClassVar, final
 
 from annotated_types import Ge, Gt, Le
 
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.contracts import Context, Outlook
 from leanwatt.errors import RefusedError
-from leanwatt.finetune._tuning import tune
+from leanwatt.finetune._tuning import FineTuning, tune
 from leanwatt.model import Model, cast, load
-from leanwatt.training import Schedule, Teacher
+from leanwatt.training import Teacher
 
 
 @final
 @dataclass(frozen=True)
-class Distill(Step):
+class Distill(FineTuning):
     """Train all weights that pruning left on the task's examples and on the parent's distributions over them."""
 
     share: Annotated[float, Gt(0), Le(1)] = 0.5
@@ -30,15 +30,8 @@ class Distill(Step):
     """Above 1 unlikely tokens of the parent's distribution count more."""
     prompt: Annotated[float, Ge(0)] = 0.1
     """What a token of a prompt counts, beside 1 for one of an answer: prompts too show what the parent knew."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
-    """Highest rate; it rises over the first steps and falls over the last two fifths."""
-    epochs: Annotated[float, Gt(0)] = 1.0
-    """Passes over the training examples."""
-    batch: Annotated[int, Gt(0)] = 32
-    """Examples per optimizer step."""
 
     version: ClassVar[int] = 2
-    reads_data: ClassVar[bool] = True
 
     def foresee(self, outlook: Outlook) -> None:
         """Refused where nothing was pruned, over adapters, and where the vocabulary is no longer the parent's."""
@@ -57,9 +50,7 @@ class Distill(Step):
             raise RefusedError(_ADAPTERS)
         teacher = _teacher(model, context.parent)
         cast(model.module, torch.float32).requires_grad_(True)
-        schedule = Schedule(
-            self.learning_rate, self.epochs, self.batch, max_steps=context.max_steps, prompt_weight=self.prompt
-        )
+        schedule = self.schedule(context, prompt_weight=self.prompt)
         return tune(model, context, schedule, "finetune distill", Teacher(teacher, self.temperature, self.share))
 
 

@@ -17,12 +17,11 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from annotated_types import Ge, Gt, Lt
 
-from leanwatt.contracts import Context, Outlook, Step
+from leanwatt.contracts import Context, Outlook
 from leanwatt.errors import MissingExtraError, RefusedError
 from leanwatt.finetune import _low_bits
-from leanwatt.finetune._tuning import tune
+from leanwatt.finetune._tuning import FineTuning, tune
 from leanwatt.model import Model, cast, linears, quiet
-from leanwatt.training import Schedule
 
 _TWICE = "finetune lora: the model has adapters already; put `merge: [merge]` between."
 _OVER_MASKS = (
@@ -33,7 +32,7 @@ _OVER_MASKS = (
 
 @final
 @dataclass(frozen=True)
-class Lora(Step):
+class Lora(FineTuning):
     """Train low-rank adapters on all linear layers of the blocks; the base keeps its weights."""
 
     precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
@@ -46,22 +45,10 @@ class Lora(Step):
     """Share of adapter inputs dropped while training."""
     learning_rate: Annotated[float, Gt(0)] = 2e-3
     """Highest rate; it rises over the first steps and falls over the last two fifths."""
-    epochs: Annotated[float, Gt(0)] = 1.0
-    """Passes over the training examples."""
     batch: Annotated[int, Gt(0)] = 16
     """Examples per optimizer step."""
-    at_once: Annotated[int, Gt(0)] | None = None
-    """Examples per pass, where a whole step does not fit into memory; the gradients add up to the same step."""
-    checkpointing: bool = False
-    """Keep only each block's input for the way back and compute the rest again: less memory, a third more work."""
-    checks: Annotated[int, Gt(0)] = 4
-    """Looks at the validation loss, evenly spread; the best state seen is kept. More looks cost more, and tell more
-    finely how many joules each loss took."""
-    patience: Annotated[int, Gt(0)] = 2
-    """Looks without an improvement before training stops early."""
 
     version: ClassVar[int] = 1
-    reads_data: ClassVar[bool] = True
 
     def foresee(self, outlook: Outlook) -> None:
         """Adapters; refused beside other adapters and over masks."""
@@ -103,7 +90,8 @@ class Lora(Step):
             model.module = _low_bits.held_in(self.precision, model.module)
         with quiet():
             model.module = get_peft_model(model.module, config)
-        tuned = tune(model, context, self._schedule(context), f"finetune lora {self.precision} rank {self.rank}")
+        schedule = self.schedule(context, "fp32" if self.precision == "fp32" else "bf16")
+        tuned = tune(model, context, schedule, f"finetune lora {self.precision} rank {self.rank}")
         if self.precision in ("int8", "nf4"):
             config = replace(config, fan_in_fan_out=any(map(_is_conv1d, layers.values())))
             tuned.module = _low_bits.given_back(tuned.module, layers, config)
@@ -112,19 +100,6 @@ class Lora(Step):
     def _is_transposed(self, layers: Mapping[str, Any]) -> bool:
         """GPT-2 keeps its weights the other way round, but not while bitsandbytes holds them."""
         return self.precision in ("fp32", "bf16") and any(map(_is_conv1d, layers.values()))
-
-    def _schedule(self, context: Context) -> Schedule:
-        return Schedule(
-            learning_rate=self.learning_rate,
-            epochs=self.epochs,
-            batch=self.batch,
-            checks=self.checks,
-            patience=self.patience,
-            max_steps=context.max_steps,
-            precision="fp32" if self.precision == "fp32" else "bf16",
-            at_once=self.at_once,
-            checkpointing=self.checkpointing,
-        )
 
 
 def _is_conv1d(layer: Any) -> bool:
