@@ -40,6 +40,9 @@ def test_what_halving_looks_at_is_made_and_graded_and_nothing_more(tiny: dict[st
     looks = [r for r in told if r.trial.variant.fidelity == Fidelity(examples=10)]
     assert len(jobs(looks, "grade")) == 3
     assert {record.job for record in looks} == {"make", "grade"}
+    assert not any(m.stage == "check" for record in looks for m in record.measurements), "nothing here is weighed"
+    in_full = [r for r in jobs(told, "grade") if r not in looks and not r.trial.is_baseline]
+    assert all("logit_error_prefill" in record.facts for record in in_full), "what is weighed was checked"
     assert len(jobs(told, "grade")) - len(jobs(looks, "grade")) == 3, "the reference, half of two, and the baseline"
     assert len({r.trial.label for r in jobs(told, "weigh")}) == 3
     assert ranking.searched.glances == 3

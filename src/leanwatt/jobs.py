@@ -235,7 +235,8 @@ def _confirm(bench: Bench, trial: Trial, ledger: Ledger, found: Found) -> None:
 
 
 def _answer_split(bench: Bench, trial: Trial, ledger: Ledger, found: Found, split: Split) -> None:
-    for task, session in _sessions(bench, trial, ledger, found, check=split == "validation"):
+    is_ranked = trial.variant.fidelity == bench.study.fidelity  # What a search only glances at is never weighed.
+    for task, session in _sessions(bench, trial, ledger, found, check=split == "validation" and is_ranked):
         examples = bench.chosen(task, trial, split)
         with ledger.stage(f"grade/{task}") as tally:
             answers = list(session.answer([example.question for example in examples]))
