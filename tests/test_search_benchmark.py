@@ -111,10 +111,20 @@ def test_the_grid_finds_its_optimum_for_all_it_takes(grid: Any, bench: ModuleTyp
     assert bench._result(grid, grid.space[:1]).ratio > 1.05
     assert bench._result(grid, []).ratio is None
     assert bench.Result(1.04, 0.19).succeeds
+    [best] = [label for label, cost in grid.good.items() if cost == min(grid.good.values())]
+    others = {label: cost / grid.good[best] for label, cost in grid.good.items() if label != best}
+    assert best in grid.tied
+    assert {label for label, ratio in others.items() if ratio < 1.01} <= grid.tied
+    assert not {label for label, ratio in others.items() if ratio > 1.2} & grid.tied, "the noise is 0.002"
+
+
+def test_what_is_tied_with_the_optimum_is_counted_apart(bench: ModuleType) -> None:
+    found = [bench.Result(1.0, 0.1), bench.Result(1.1, 0.1, is_tied=True), bench.Result(1.1, 0.3, is_tied=True)]
+    assert bench._words(found) == "1 of 3 | 2 of 3 | 1.10 | 16.7%"
 
 
 def test_halving_finds_it_for_less_than_blind_search(grid: Any, bench: ModuleType) -> None:
-    search = Choice("search", "halving", {"rungs": 2, "examples": 64, "slack": 0.05})
+    search = Choice("search", "halving", {"rungs": 2, "examples": 32, "slack": 0.05})
     found = bench.replay(grid, search, 0)
     assert found.ratio is not None and found.ratio < 1.3
     assert found.share < 0.6
@@ -126,7 +136,7 @@ def test_halving_finds_it_for_less_than_blind_search(grid: Any, bench: ModuleTyp
 def test_the_table_judges_on_the_grid_that_was_left_out(bench: ModuleType, grid: Any) -> None:
     searches = [
         Choice("search", "halving", {"rungs": 1, "examples": 64}),
-        Choice("search", "halving", {"rungs": 3, "examples": 64, "variants": 16}),
+        Choice("search", "halving", {"rungs": 3, "examples": 16, "variants": 16}),
     ]
     lines = bench.judged({"a": grid, "b": a_grid(bench, 1)}, searches)
     assert len(lines) == 2 + 4

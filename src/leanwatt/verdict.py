@@ -156,13 +156,10 @@ def _at_batch(ranking: Ranking, spot: SweetSpot) -> str:
 
 def percent(ratio: Ratio) -> str:
     """`48 % (46 to 51 %)`."""
-    value = _percent(ratio.value)
-    if ratio.low is None or ratio.high is None:
-        return f"{value} % (one round, so no interval)"
-    return f"{value} % ({_percent(ratio.low)} to {_percent(ratio.high)} %)"
+    return some_percent(ratio) + (" (one round, so no interval)" if ratio.low is None else "")
 
 
-def some_percent(figure: Figure) -> str:
+def some_percent(figure: Ratio | Figure) -> str:
     """The same of a figure that may have no interval."""
     if figure.low is None or figure.high is None:
         return f"{_percent(figure.value)} %"
