@@ -9,9 +9,7 @@ Recording makes and grades every variant in full and at each rung of fewer examp
 replays the records: nothing runs. A trial is charged what its record says it took, a fine-tuning once however many
 variants share it, weighing included. The optimum is the cheapest language model of the whole grid that is non-inferior
 to the reference on validation. A search succeeds with a seed if the cheapest non-inferior variant that it tried in
-full is within 5 % of the optimum's cost, for at most 20 % of what the grid took. The optimum is the least of many
-figures, and some of what lies beside it is worse by chance only: another column counts what rounds and kernels cannot
-tell from it, too.
+full is within 5 % of the optimum's cost, for at most 20 % of what the grid took.
 
 The settings of the searches are chosen on all grids but one, by successes and then by what they took, and judged on
 the one left out, in turn. Random search is beside them, at the budget that the chosen search took.
@@ -25,14 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from leanwatt import catalog, verbs
-from leanwatt.compare import told_apart
-from leanwatt.evidence import gather
 from leanwatt.measurement import Measurement, Provenance
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Choice, Fidelity, Trial
 from leanwatt.record import Record
-from leanwatt.spending import weigh_up
-from leanwatt.standing import Standing
 from leanwatt.store import Store
 from leanwatt.study import Study
 
@@ -114,16 +108,6 @@ class Recorded:
         found = [e for e in self.ranking.entries if not e.is_baseline and e.cost is not None]
         return {e.label: e.cost.value for e in found if e.cost and e.word in ("reference", "non-inferior")}
 
-    @cached_property
-    def tied(self) -> set[str]:
-        """The optimum, and what is as good and cannot be told from it in cost."""
-        gathered, ranking = gather(self.study, self.records), self.ranking
-        weighed, own = weigh_up(gathered.lines, gathered.reference), ranking.entry(ranking.reference)
-        standing = Standing(ranking.entries, weighed, list(own.tasks), own, self.study.weight)
-        best = min(self.good, key=lambda label: self.good[label])
-        apart = told_apart({label: standing.ratio(label, best) for label in self.good if label != best})
-        return {best, *(label for label, is_apart in apart.items() if not is_apart)}
-
 
 @dataclass(frozen=True)
 class Result:
@@ -133,8 +117,6 @@ class Result:
     """Cost of what it found over that of the optimum; None where it found nothing."""
     share: float
     """Of what the grid took."""
-    is_tied: bool = False
-    """What it found cannot be told from the optimum."""
 
     @property
     def succeeds(self) -> bool:
@@ -170,20 +152,18 @@ def blind(grid: Recorded, share: float, seed: int) -> Result:
 def _result(grid: Recorded, tried: Sequence[Trial]) -> Result:
     full = {trial.id for trial in grid.space}
     labels = {trial.label for trial in tried if trial.id in full}
-    found = min(labels & grid.good.keys(), key=lambda label: grid.good[label], default=None)
-    share = grid.cost(tried) / grid.cost(grid.space)
-    if found is None:
-        return Result(None, share)
-    return Result(grid.good[found] / min(grid.good.values()), share, found in grid.tied)
+    found = [cost for label, cost in grid.good.items() if label in labels]
+    best = min(grid.good.values())
+    return Result(min(found) / best if found else None, grid.cost(tried) / grid.cost(grid.space))
 
 
 def judged(grids: Mapping[str, Recorded], searches: Sequence[Choice] = SEARCHES) -> list[str]:
     """A Markdown table: for each grid the search chosen on the others, and random search at its budget."""
     table = {(name, str(search)): _replays(grid, search) for name, grid in grids.items() for search in searches}
     lines = [
-        "| judged on | variants | search | chosen on | within 5 % for at most 20 % | or tied | cost of found | share |"
+        "| judged on | variants | search | chosen on | within 5 % for at most 20 % | cost of found | share of grid |"
     ]
-    lines.append("|---|--:|---|---|--:|--:|--:|--:|")
+    lines.append("|---|--:|---|---|--:|--:|--:|")
     for name, grid in grids.items():
         others = [other for other in grids if other != name] or [name]
         chosen = max(searches, key=lambda search: _worth([r for o in others for r in table[o, str(search)]]))
@@ -209,9 +189,7 @@ def _words(results: Sequence[Result]) -> str:
     ratios = sorted(result.ratio for result in results if result.ratio is not None)
     middle = f"{ratios[len(ratios) // 2]:.2f}" if ratios else "-"
     share = sum(result.share for result in results) / len(results)
-    strict = sum(result.succeeds for result in results)
-    tied = sum(result.succeeds or (result.is_tied and result.share <= MOST_SHARE) for result in results)
-    return f"{strict} of {len(results)} | {tied} of {len(results)} | {middle} | {share:.1%}"
+    return f"{sum(result.succeeds for result in results)} of {len(results)} | {middle} | {share:.1%}"
 
 
 def recorded(study: Study, store: Store) -> Recorded:

@@ -111,16 +111,6 @@ def test_the_grid_finds_its_optimum_for_all_it_takes(grid: Any, bench: ModuleTyp
     assert bench._result(grid, grid.space[:1]).ratio > 1.05
     assert bench._result(grid, []).ratio is None
     assert bench.Result(1.04, 0.19).succeeds
-    [best] = [label for label, cost in grid.good.items() if cost == min(grid.good.values())]
-    others = {label: cost / grid.good[best] for label, cost in grid.good.items() if label != best}
-    assert best in grid.tied
-    assert {label for label, ratio in others.items() if ratio < 1.01} <= grid.tied
-    assert not {label for label, ratio in others.items() if ratio > 1.2} & grid.tied, "the noise is 0.002"
-
-
-def test_what_is_tied_with_the_optimum_is_counted_apart(bench: ModuleType) -> None:
-    found = [bench.Result(1.0, 0.1), bench.Result(1.1, 0.1, is_tied=True), bench.Result(1.1, 0.3, is_tied=True)]
-    assert bench._words(found) == "1 of 3 | 2 of 3 | 1.10 | 16.7%"
 
 
 def test_halving_finds_it_for_less_than_blind_search(grid: Any, bench: ModuleType) -> None:
