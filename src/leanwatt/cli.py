@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +27,35 @@ class _Stopped(Exception):
 
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise _Stopped from error
+        with _ctrl_c() as heard:
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as error:
+                raise _Stopped from error
+            except Exception as error:
+                if heard:  # A library made it an error of its own, as pydantic does while it builds a schema.
+                    raise _Stopped from error
+                raise
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[list[int]]:
+    """Notes every Ctrl-C meanwhile, and passes it on."""
+    heard: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+
+    def noted(number: int, frame: Any) -> None:
+        heard.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, noted)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 app = typer.Typer(
