@@ -308,22 +308,29 @@ def test_whatever_fails_is_one_message(
     assert words in one_message(lw("doctor"), code)
 
 
-def test_ctrl_c_that_a_library_made_an_error_of_its_own_is_still_ctrl_c(
-    lw: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from leanwatt import verbs
+SWALLOWS = """
+import os, signal, sys, time
+from leanwatt import cli, verbs
 
-    def build(*_args: Any, **_settings: Any) -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
-        except KeyboardInterrupt:
-            raise ValueError("Error building a validator: KeyboardInterrupt:") from None
+def build(*_args, **_settings):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise ValueError("Error building a validator: KeyboardInterrupt:") from None
 
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(verbs, "doctor", build)
-    assert "Stopped. What was finished is kept" in one_message(lw("doctor"), 130)
-    assert signal.getsignal(signal.SIGINT) is before
+verbs.doctor = build
+sys.argv = ["leanwatt", "doctor"]
+cli.main()
+"""
+
+
+def test_ctrl_c_that_a_library_made_an_error_of_its_own_is_still_ctrl_c() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWS], env=untraced(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert done.stderr.startswith("leanwatt: Stopped. What was finished is kept")
 
 
 def test_a_reader_that_went_away_is_no_error(lw: Callable[..., Said]) -> None:
