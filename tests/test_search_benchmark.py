@@ -133,6 +133,9 @@ def test_the_table_judges_on_the_grid_that_was_left_out(bench: ModuleType, grid:
     assert lines[2].startswith("| a | 64 | halving(") and "| b |" in lines[2]
     assert lines[3].startswith("| a | 64 | random |")
     assert all(" of 10 |" in line for line in lines[2:])
+    [one, other] = bench.every({"a": grid}, searches)[2:]
+    assert one.startswith(f"| a | {searches[0]} |") and other.startswith(f"| a | {searches[1]} |")
+    assert one.endswith(lines[2].split("|", 5)[5]) or other.endswith(lines[2].split("|", 5)[5]), "the same replay"
 
 
 def test_what_was_not_recorded_cannot_be_replayed(bench: ModuleType, grid: Any) -> None:
