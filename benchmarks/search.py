@@ -68,7 +68,7 @@ class Recorded:
 
     @cached_property
     def in_joules(self) -> bool:
-        stages = [m for record in self.records for m in record.measurements]
+        stages = [stage for record in self.records for stage in whole(record)]
         return all(m.total.joules is not None and m.total.provenance in SENSED for m in stages)
 
     def outcome(self, trial: Trial) -> list[Record]:
@@ -92,7 +92,7 @@ class Recorded:
     def _stages(self, trial: Trial, record: Record) -> Iterable[tuple[Any, Measurement]]:
         """Each stage with what it is the work of: the making of a prefix is shared, all else is not."""
         recipe, variant, place = trial.variant.recipe, trial.variant, 0
-        for number, stage in enumerate(record.measurements):
+        for number, stage in enumerate(whole(record)):
             if record.job != "make" or stage.stage == "load":
                 yield (record.id, number), stage
                 continue
@@ -109,6 +109,11 @@ class Recorded:
         """Cost per ticket of every language model that is not worse than the reference, which is one of them."""
         found = [e for e in self.ranking.entries if not e.is_baseline and e.cost is not None]
         return {e.label: e.cost.value for e in found if e.cost and e.word in ("reference", "non-inferior")}
+
+
+def whole(record: Record) -> list[Measurement]:
+    """The stages of a job; a part of one, such as calibrating within pruning, is in that one's figure."""
+    return [stage for stage in record.measurements if not stage.within]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from invented import PRIMARIES, Truth, World
 
 from leanwatt import catalog, starter
 from leanwatt.curve import Curve, Point
+from leanwatt.measurement import Provenance
 from leanwatt.rank import rank
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Choice, Trial
@@ -22,6 +23,7 @@ from leanwatt.variants import Base, stage_keys
 
 PAPER = Path(__file__).parents[1] / "examples" / "paper"
 LORAS = [{"lora": {"precision": precision}} for precision in ("fp32", "bf16", "int8", "nf4")]
+PRUNED = {"prune": ["none", {"magnitude": {"pattern": "2:4"}}]}
 BITS = {"fp32": 32, "bf16": 16, "int8": 8, "nf4": 4}
 
 
@@ -57,7 +59,7 @@ class Paper(World):
 
 
 def paper(truths: Mapping[str, Truth], **settings: Any) -> Paper:
-    steps: list[dict[str, Any]] = [{"finetune": LORAS[1:2]}, {"prune": ["none", {"magnitude": {"pattern": "2:4"}}]}]
+    steps: list[dict[str, Any]] = [{"finetune": LORAS[1:2]}, PRUNED]
     served = [*steps, {"quantize": ["none", {"round_to_nearest": {"bits": 4}}]}]
     plain = {
         "steps": steps,
@@ -160,6 +162,59 @@ def test_cheaper_and_worse_pruning_does_not_repeat(findings: ModuleType) -> None
     assert findings.pruning(case(findings, paper(truths))).verdict == "does not repeat"
 
 
+@dataclass
+class Moody(Paper):
+    """With one seed everything is as it is; with the other one, some are different."""
+
+    others: Mapping[str, Truth] = field(default_factory=dict)
+
+    def truth(self, trial: Trial) -> Truth:
+        there = self.others if trial.variant.seed else {}
+        return there.get(self.name(trial), super().truth(trial))
+
+
+def test_what_one_seed_says_and_another_does_not_is_not_certain(findings: ModuleType) -> None:
+    """The worst of the seeds is what a ranking is cautious with; here both ends matter."""
+    settings = paper({}, also=[], seeds=[0, 1], steps=[{"finetune": LORAS[:1]}, PRUNED]).settings
+    better, worse = {"fp32@32+2:4": Truth(right=0.97)}, {"fp32@32+2:4": Truth(right=0.8)}
+    usual = Truth(right=0.9)
+    world = Moody(settings, better, examples=600, tasks=("root_cause",), usual=usual, others=worse)
+    told = findings.raises(case(findings, world))
+    assert told.verdict == "cannot tell", "one seed gains more than the margin, the other loses"
+    [pruned, plain] = world.label("fp32@32+2:4"), world.label("fp32@32")
+    found = case(findings, world).ranked(plain, 0.02).entry(pruned).tasks["root_cause"]
+    assert set(found.loss_by_seed) == {"0", "1"}
+    assert found.loss == replace(found.loss_by_seed["1"], p_higher=found.loss.p_higher)
+    mean = sum(loss.difference for loss in found.loss_by_seed.values()) / 2
+    change = sys.modules["paper_case"].change(found)
+    assert (change.value, change.high) == (pytest.approx(mean), found.loss_by_seed["0"].high)
+    assert (change.low, change.p_higher) == (found.loss_by_seed["1"].low, found.loss.p_higher)
+    both = Moody(settings, better, examples=600, tasks=("root_cause",), usual=usual, others=better)
+    assert findings.raises(case(findings, both)).verdict == "repeats"
+
+
+@pytest.mark.parametrize(("kernel", "expected"), [("dense float32", "repeats"), ("dense bf16", "cannot tell")])
+def test_cpu_seconds_of_unlike_kernels_must_differ_by_more(findings: ModuleType, kernel: str, expected: str) -> None:
+    """12 % less CPU time is certain in one kernel, and no energy in another."""
+    world = paper({"bf16@32+2:4": Truth(0.88, kernel=kernel)}, also=[])
+    world.provenance = Provenance.ABSENT
+    found = case(findings, world)
+    names = [world.label("bf16@32+2:4"), world.label("bf16@32")]
+    assert findings.best(found, names[:1], names[1:], "it")[0] == expected
+
+
+def test_a_precision_that_came_down_only_once_is_left_out(findings: ModuleType) -> None:
+    world = paper({}, steps=[{"finetune": LORAS[:3]}], also=[], seeds=[0, 1])
+    costs = {"fp32": 30.0, "bf16": 10.0, "int8": 1.0}
+    curves_ = {(f"{arm}@32", seed): curve(cost) for arm, cost in costs.items() for seed in (0, 1)}
+    stuck = Curve((Point(0, 0, 0.0, None, 3.0), Point(9, 90, 1.0, None, 2.5)), "absent")
+    found = case(findings, world, {**curves_, ("int8@32", 1): stuck})
+    assert findings.level(found, findings.arms(found), None) == 2.5, "the best one of the worst"
+    told = findings.fine_tuning(found, 1.0)
+    assert "Left out" in " ".join(told.said) and "int8" in " ".join(told.said)
+    assert "int8" not in told.said[0], "nor is it the next best"
+
+
 SEEDS = (0, 1, 2, 3)
 
 
@@ -238,7 +293,7 @@ def test_higher_quality_is_a_matter_of_superiority(
 def test_the_control_of_a_recovery_has_the_same_steps(findings: ModuleType) -> None:
     """Pruning and training on looks better than no training on, and is not better than training on alone."""
     truths = {"fp32@32": Truth(right=0.8), "fp32+fp32@32": Truth(right=0.9), "fp32+fp32@32+2:4": Truth(right=0.9)}
-    steps = [{"finetune": LORAS[:1]}, {"prune": ["none", {"magnitude": {"pattern": "2:4"}}]}, {"finetune": LORAS[:1]}]
+    steps = [{"finetune": LORAS[:1]}, PRUNED, {"finetune": LORAS[:1]}]
     also = [{"steps": [{"finetune": LORAS[:1]}], "engine": {"openvino": {"compute": "fp32"}}}]
     told = findings.raises(case(findings, paper(truths, steps=steps, also=also)))
     assert told.verdict == "does not repeat"

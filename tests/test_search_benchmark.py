@@ -104,6 +104,21 @@ def test_shared_work_is_charged_once(grid: Any, bench: ModuleType) -> None:
     assert grid.cost([plain, glance]) == pytest.approx(one + 20 + 64), "the variant is the same"
 
 
+def test_a_part_of_a_stage_is_neither_charged_again_nor_a_step(bench: ModuleType) -> None:
+    """Pruning that calibrates: its calibration is within it."""
+
+    def with_parts(record: Record) -> Record:
+        if record.job != "make" or record.measurements[0].within:
+            return record
+        whole = record.measurements[0]
+        return replace(record, measurements=(whole.part("calibrate", (20.0, 20.0)), *record.measurements))
+
+    plain = a_grid(bench, 0)
+    parted = replace(plain, records=tuple(map(with_parts, plain.records)))
+    some = plain.space[:9]
+    assert parted.cost(some) == pytest.approx(plain.cost(some))
+
+
 def test_the_grid_finds_its_optimum_for_all_it_takes(grid: Any, bench: ModuleType) -> None:
     found = bench._result(grid, grid.space)
     assert (found.ratio, found.share) == (1.0, 1.0)

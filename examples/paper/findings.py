@@ -18,6 +18,7 @@ from paper_case import (
     arm,
     arms,
     case_of,
+    change,
     costs_to,
     gain,
     has_pattern,
@@ -27,9 +28,10 @@ from paper_case import (
     served_bits,
     steps_of,
     tuned_bits,
+    tuning_ratio,
 )
 
-from leanwatt.compare import LEVEL, holm, ratio
+from leanwatt.compare import KERNEL_ALLOWANCE, LEVEL, holm
 from leanwatt.page import page
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Trial
@@ -100,9 +102,13 @@ def fine_tuning(case: Case, loss: float | None) -> Finding:
     [chosen] = sixteen[:1]
     ranking, names = case.ranked(chosen, case.study.margin), short_names(case.plain)
     gains = {
-        other: gain(ratio(reached[other], reached[chosen]), ranking.entry(other), case.study.weight) for other in others
+        other: gain(tuning_ratio(case, reached[other], reached[chosen]), ranking.entry(other), case.study.weight)
+        for other in others
     }
     verdict, said = judged(gains, names, names[chosen])
+    short = [names[label] for label in found if not reached[label]]
+    if short:
+        said = (*said, f"Left out, since not every run of theirs came down to that loss: {'; '.join(short)}.")
     runs = len(reached[chosen])
     basis = "One run each: a cost of one run has no interval, so nothing is certain."
     return Finding(
@@ -176,20 +182,20 @@ def raises(case: Case) -> Finding:
         if not is_uncompressed(trial) and (parent := case.without(trial, COMPRESSING)) in case.done()
         for task, result in case.ranked(parent, case.study.margin).entry(label).tasks.items()
     }
-    losses = {name: result.loss for name, result in tests.items() if result.loss is not None}
-    if not losses:
+    changes = {name: found for name, result in tests.items() if (found := change(result)) is not None}
+    if not changes:
         return Finding(claim, "not run", ("No compressed variant has its uncompressed counterpart beside it.",))
-    corrected = holm({name: loss.p_higher for name, loss in losses.items()})
+    corrected = holm({name: each.p_higher for name, each in changes.items()})
     higher = [name for name, p in corrected.items() if p <= LEVEL]
-    name, most = max(losses.items(), key=lambda item: item[1].difference)
+    name, most = max(changes.items(), key=lambda item: item[1].value)
     said = [
-        f"Compared {len(losses)} times on validation, each with the same training steps and no compression. "
-        f"Largest gain: {most.difference:+.3f} (one-sided 95 % bounds {most.low:+.3f} to {most.high:+.3f}): {name}.",
+        f"Compared {len(changes)} times on validation, each with the same training steps and no compression. "
+        f"Largest gain: {most.value:+.3f} (one-sided 95 % bounds {most.low:+.3f} to {most.high:+.3f}): {name}.",
         *extra_training(case),
     ]
     if higher:
         return Finding(claim, "repeats", (*said, f"Certainly higher after Holm's correction: {'; '.join(higher)}."))
-    if all(loss.high < case.study.margin for loss in losses.values()):
+    if all(each.high < case.study.margin for each in changes.values()):
         return Finding(claim, "does not repeat", (*said, f"None can gain as much as {case.study.margin:g}."))
     return Finding(claim, "cannot tell", (*said, "None is certainly higher after Holm's correction."))
 
@@ -205,7 +211,8 @@ def extra_training(case: Case) -> Iterator[str]:
         before = replace(trial, variant=replace(trial.variant, recipe=recipe)).label
         if before in there:
             for task, result in case.ranked(before, case.study.margin).entry(label).tasks.items():
-                gained = f"{result.loss.difference:+.3f}" if result.loss else "unknown"
+                found = change(result)
+                gained = f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" if found else "unknown"
                 yield f"The extra training alone, without compression, changes {task} by {gained}."
 
 
@@ -238,8 +245,10 @@ def sections(case: Case, loss: float | None = None) -> list[Section]:
 
 _BASIS = (
     "`repeats` and `does not repeat` are said only where every bound agrees, with cost and quality both at their worse "
-    "ends (bounds are not corrected for the number of rivals); otherwise `cannot tell`. R is that of a ticket: w x phi "
-    "+ (1 - w) x the mean quality of the tasks, phi against the variant compared with."
+    "ends (bounds are not corrected for the number of rivals); otherwise `cannot tell`. Bounds hold for every seed; "
+    f"those of CPU-seconds are wider by {KERNEL_ALLOWANCE:.0%} where kernels are unlike, since their power may differ "
+    "by as much. R is that of a ticket: w x phi + (1 - w) x the mean quality of the tasks, phi against the variant "
+    "compared with."
 )
 _TO_LOSS = (
     "Cost of the whole fine-tuning, and of coming down to a validation loss that all precisions reach: the best of the "

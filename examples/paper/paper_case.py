@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from leanwatt import catalog, curve, starter
-from leanwatt.compare import Window
+from leanwatt.compare import KERNEL_ALLOWANCE, RESOLUTION, Window, ratio
 from leanwatt.curve import Curve
 from leanwatt.rank import rank
-from leanwatt.ranking import Entry, Ranking, Ratio
+from leanwatt.ranking import Entry, Ranking, Ratio, TaskResult
 from leanwatt.recipe import Choice, Recipe, Trial
 from leanwatt.record import Record
 from leanwatt.store import Store
@@ -30,6 +30,17 @@ class Gain:
     value: float
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much higher quality is than a rival's, between one-sided 95 % bounds that hold for every seed."""
+
+    value: float
+    low: float
+    high: float
+    p_higher: float
+    """Chance of so good a result in every seed if there were no gain."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +80,33 @@ class Case:
 
 
 def gain(cost: Ratio | None, entry: Entry, weight: float) -> Gain | None:
-    """Paired with the reference of the entry's ranking, for which phi is 0.5; None where one of the two is unknown."""
-    losses = [result.loss for result in entry.tasks.values()]
-    known = [loss for loss in losses if loss is not None]
-    if cost is None or not known or len(known) < len(losses):
+    """Paired with the reference of the entry's ranking, for which phi is 0.5; None where one of the two is unknown.
+
+    The bounds of the cost are wider by its allowance: CPU-seconds of unlike kernels do not stand for equal joules.
+    """
+    qualities = [change(result) for result in entry.tasks.values()]
+    known = [each for each in qualities if each is not None]
+    if cost is None or not known or len(known) < len(qualities):
         return None
 
     def score(ratio_: float, differences: Sequence[float]) -> float:
         return weight * (1 / (1 + ratio_) - 0.5) + (1 - weight) * sum(differences) / len(differences)
 
-    value = score(cost.value, [loss.difference for loss in known])
+    value = score(cost.value, [each.value for each in known])
     if cost.low is None or cost.high is None:
         return Gain(value, None, None)
-    return Gain(value, score(cost.high, [loss.low for loss in known]), score(cost.low, [loss.high for loss in known]))
+    low, high = cost.low / (1 + cost.allowance), cost.high * (1 + cost.allowance)
+    return Gain(value, score(high, [e.low for e in known]), score(low, [e.high for e in known]))
+
+
+def change(result: TaskResult) -> Change | None:
+    """Of quality, against the reference: the mean over seeds, between the worst bounds of any; None without a pair."""
+    losses = result.loss_by_seed.values()
+    if not losses:
+        return None
+    mean = sum(loss.difference for loss in losses) / len(losses)
+    low, high = min(loss.low for loss in losses), max(loss.high for loss in losses)
+    return Change(mean, low, high, max(loss.p_higher for loss in losses))
 
 
 def steps_of(trial: Trial, room: str) -> list[Choice]:
@@ -131,17 +156,30 @@ def level(case: Case, found: Iterable[str], loss: float | None) -> float | None:
     return loss if loss is not None else max(least, default=None)
 
 
+def is_sensed(case: Case) -> bool:
+    """Every curve has measured joules."""
+    return all(each.provenance in ("measured", "integrated") for each in case.curves.values())
+
+
 def costs_to(case: Case, label: str, loss: float | None) -> dict[Window, float]:
-    """A window for each run; joules only where every curve has measured ones, else CPU-seconds."""
-    sensed = all(each.provenance in ("measured", "integrated") for each in case.curves.values())
-    unit: Literal["joules", "cpu_seconds"] = "joules" if sensed else "cpu_seconds"
+    """A window for each run, in joules where every curve has measured ones, else in CPU-seconds.
+
+    Empty where one of its runs never came down so far: the luckier ones alone would be too cheap.
+    """
+    unit: Literal["joules", "cpu_seconds"] = "joules" if is_sensed(case) else "cpu_seconds"
     runs = sorted({run for _, run in case.curves})
     spent = {
         Window(runs.index(run)): each.cost_to(loss, unit)
         for (name, run), each in case.curves.items()
         if name == label and loss is not None
     }
-    return {window: cost for window, cost in spent.items() if cost}
+    known = {window: cost for window, cost in spent.items() if cost}
+    return known if len(known) == len(spent) else {}
+
+
+def tuning_ratio(case: Case, mine: Mapping[Window, float], other: Mapping[Window, float]) -> Ratio | None:
+    """Of the costs of two fine-tunings, which at unlike precisions run in unlike kernels."""
+    return ratio(mine, other, RESOLUTION if is_sensed(case) else KERNEL_ALLOWANCE)
 
 
 def pruned(case: Case) -> Iterator[tuple[str, Entry]]:

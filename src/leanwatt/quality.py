@@ -58,7 +58,7 @@ class Judge:
         tests, others = self._tests(line), self._tests(self.reference)
         if not self.reference.has_met_test or self.reference.why_not_tested:
             return Confirmation(figures, {})
-        found = {task: self._loss(tests, others, task) for task in tasks}
+        found = {task: _worst(self._losses(tests, others, task)) for task in tasks}
         losses = {task: each for task, each in found.items() if each is not None}
         every = len(losses) == len(self.primaries)
         return Confirmation(figures, losses, max(each.p for each in losses.values()) if every else 1.0)
@@ -74,6 +74,7 @@ class Judge:
         seeds, metric = self._validations(line), self.primaries[task]
         frame = self._frame(next(iter(seeds.values())), task)
         names = [str(name) for name in metrics.names(frame)]
+        losses = self._validation_losses(line, task)
         return TaskResult(
             metric=metric,
             quality=self._envelope(seeds, task, metric),
@@ -81,20 +82,21 @@ class Judge:
             figures={name: self._envelope(seeds, task, name) for name in names},
             classes=_classes(frame),
             risk={f"{share:g}": wrong for share, wrong in metrics.risk(frame).items()},
-            loss=self._validation_loss(line, task),
+            loss=_worst(losses),
+            loss_by_seed={str(seed): each for seed, each in losses.items()},
         )
 
-    def _validation_loss(self, line: Evidence, task: str) -> Loss | None:
+    def _validation_losses(self, line: Evidence, task: str) -> dict[int, Loss]:
         if line.label == self.reference.label or self.reference.status != "done" or not self._can(self.reference, task):
-            return None
-        return self._loss(self._validations(line), self._validations(self.reference), task)
+            return {}
+        return self._losses(self._validations(line), self._validations(self.reference), task)
 
-    def _loss(self, mine: Mapping[int, list[Record]], other: Mapping[int, list[Record]], task: str) -> Loss | None:
-        """The worst of the seeds, each paired with the reference of the same seed: seeds are never pooled."""
-        pairs = [self._pair(mine[seed], other[seed], task) for seed in sorted(mine.keys() & other.keys())]
-        found = [each for each in pairs if each is not None]
-        worst = max(found, key=lambda each: (_SEVERITY.index(each.word), each.p), default=None)
-        return worst and replace(worst, p_higher=max(each.p_higher for each in found))
+    def _losses(
+        self, mine: Mapping[int, list[Record]], other: Mapping[int, list[Record]], task: str
+    ) -> dict[int, Loss]:
+        """Each seed paired with the reference of the same seed: seeds are never pooled."""
+        pairs = {seed: self._pair(mine[seed], other[seed], task) for seed in sorted(mine.keys() & other.keys())}
+        return {seed: each for seed, each in pairs.items() if each is not None}
 
     def _pair(self, mine: Sequence[Record], other: Sequence[Record], task: str) -> Loss | None:
         """On the examples that both have answered; None where there are none."""
@@ -135,6 +137,12 @@ class Judge:
 
     def _tests(self, line: Evidence) -> dict[int, list[Record]]:
         return _by_seed(line.runs, lambda run: run.confirm)
+
+
+def _worst(losses: Mapping[int, Loss]) -> Loss | None:
+    """Of all seeds the least favourable, and higher only if every seed is."""
+    worst = max(losses.values(), key=lambda each: (_SEVERITY.index(each.word), each.p), default=None)
+    return worst and replace(worst, p_higher=max(each.p_higher for each in losses.values()))
 
 
 def _by_seed(runs: Sequence[Run], which: Callable[[Run], Record | None]) -> dict[int, list[Record]]:

@@ -115,6 +115,8 @@ class TaskResult:
     phi_least: float | None = None
     """J_least / J_own: depends on who else is in the table."""
     loss: Loss | None = None
+    """Against the reference; of several seeds the worst."""
+    loss_by_seed: Mapping[str, Loss] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
