@@ -16,6 +16,7 @@ that the factor of each variant can be taken apart into engine, batch, precision
 
 import argparse
 import json
+import math
 import random
 import shutil
 import signal
@@ -38,7 +39,10 @@ from leanwatt.verdict import factor_sentence, short_names, word
 TUNED = {"finetune": [{"full": {"precision": "bf16"}}]}
 FP32 = {"transformers": {"compute": "fp32"}}
 SHAPES = ["openvino", "onnxruntime", "llama_cpp", "compiled", "{transformers: {compute: bf16}}", yaml.dump(FP32)]
+"""Also: `{openvino: {activations: int8}}`, `{onnxruntime: {activations: int8}}`, for what is quantized."""
 BITS = (16, 8, 4)
+CODED = ["{round_to_nearest: {bits: 8, group: 0}}", "{round_to_nearest: {bits: 4}}"]
+PRUNED = ["{magnitude: {pattern: '2:4'}}", "{width: {keep: 0.5}}"]
 
 
 def main() -> None:
@@ -49,6 +53,8 @@ def main() -> None:
     tickets.add_argument("data", type=Path)
     tickets.add_argument("--reuse", type=Path, help="folder of a finished study with the same tuned model")
     tickets.add_argument("--examples", type=int, default=300, help="graded by scoring, and by writing")
+    tickets.add_argument("--quantize", nargs="+", default=CODED, help="beside the uncompressed model")
+    tickets.add_argument("--prune", nargs="*", default=PRUNED, help="uncompressed, and with the last of --quantize")
     tickets.add_argument("--phases", action=argparse.BooleanOptionalAction, default=True, help="for the output length")
     sizes = kinds.add_parser("shape")
     sizes.add_argument("shape")
@@ -101,21 +107,21 @@ def of_tickets(asked: Any) -> str:
 
 
 def study(asked: Any) -> dict[str, Any]:
-    """The uncompressed model, 8 and 4 bits, 2:4, half the width, and their combinations, in each engine."""
+    """The uncompressed model, quantized, pruned, and both, in each engine."""
     engines = installed(asked.engines or SHAPES[:-1])
-    four = {"round_to_nearest": {"bits": 4}}
-    pruned = [{"magnitude": {"pattern": "2:4"}}, {"width": {"keep": 0.5}}]
+    coded, pruned = list(map(yaml.safe_load, asked.quantize)), list(map(yaml.safe_load, asked.prune))
+    combined = {"steps": [TUNED, {"prune": pruned}, {"quantize": ["none", coded[-1]]}], "engine": engines}
     data = {"path": str(asked.data.resolve()), "validation": 0.15, "test": 0.34, "stratify": "cause"}
     data["known_later"] = ["resolution", "action", "work_notes", "close_code"]
     slots = {"action": "action", "equipment": "equipment", "place": "place"}
     return {
         "name": "engines",
         "base": "starter",
-        "steps": [TUNED, {"quantize": ["none", {"round_to_nearest": {"bits": 8, "group": 0}}, four]}],
+        "steps": [TUNED, {"quantize": ["none", *coded]}],
         "engine": engines,
         "also": [
             {"steps": [TUNED], "engine": FP32},
-            {"steps": [TUNED, {"prune": pruned}, {"quantize": ["none", four]}], "engine": engines},
+            *([combined] if pruned else []),
         ],
         "batch": asked.batch,
         "reference": f"starter > full(precision=bf16) | transformers(compute=fp32) | batch {asked.batch[0]}",
@@ -219,7 +225,58 @@ def of_shape(asked: Any) -> str:
             outcomes = [_as_json(each) for each in shape.profile(plan, asked.out)]
             found += [{"round": number, "asked": name, **each} for each in outcomes]
             kept.write_text("".join(json.dumps(each) + "\n" for each in found), encoding="utf-8")
-    return shape.table([_from_json(each) for each in found])
+    return "\n".join(shape_lines([_from_json(each) for each in found], asked.prompt, asked.answer))
+
+
+def shape_lines(found: Sequence[Any], prompt: int, answer: int) -> list[str]:
+    """A line for each engine and number of bits: per 1,000 tokens and per ticket, medians over rounds, by batch."""
+    import pandas as pd
+
+    failed = {each.case: each.why.strip().splitlines()[0] for each in found if isinstance(each, shape.Failed)}
+    costs = pd.DataFrame(_cells(each) for each in found if isinstance(each, shape.PhaseCost))
+    lines = ["", shape.NO_QUALITY, "", *(f"- {case}: {why}" for case, why in sorted(failed.items()))]
+    if costs.empty:
+        return lines
+    keys = ["engine", "weights", "what ran"]
+    by_phase = costs.pivot_table(["cpu", "joules"], keys, ["phase", "batch"], "median", sort=False)
+    ticket = {
+        unit: (prompt * by_phase[unit]["prefill"] + answer * by_phase[unit]["decode"]) / 1000
+        for unit in by_phase.columns.levels[0]
+    }
+    uncompressed = costs[costs.bits == 16].drop_duplicates(keys).set_index(keys)["dtype"]
+    best = ticket["cpu"].loc[uncompressed[uncompressed.isin(["bf16", "fp16"])].index].min()
+    eager = uncompressed[(uncompressed == "fp32") & uncompressed.index.get_level_values(0).str.startswith("transf")]
+    parts = {
+        "prefill": by_phase["cpu"]["prefill"].map("{:.3g}".format),
+        "decode": by_phase["cpu"]["decode"].map("{:.3g}".format),
+        f"{prompt + answer} tokens": ticket["cpu"].map("{:.3g}".format),
+        "J": ticket["joules"].map("{:.3g}".format) if "joules" in ticket else None,
+        "of best 16 bit": (ticket["cpu"] / best).map("{:.0%}".format),
+        "of fp32 eager": (ticket["cpu"] / ticket["cpu"].loc[eager.index].min()).map("{:.0%}".format),
+    }
+    table = pd.concat({name: part for name, part in parts.items() if part is not None}, axis=1)
+    table.columns = [f"{name}, batch {batch}" for name, batch in table.columns]
+    table["off by"] = costs.groupby(keys)["off"].max().map("{:.1g}".format)
+    table = table.reset_index()
+    rows = [table.columns, ["---"] * len(table.columns), *table.replace("nan%", "-").to_numpy()]
+    return [*(f"| {' | '.join(row)} |" for row in rows), *lines]
+
+
+def _cells(cost: shape.PhaseCost) -> dict[str, Any]:
+    """What `shape.Case.label` says, and what a thousand tokens take."""
+    engine, bits, batch, _weights = cost.case.rsplit(", ", 3)
+    return {
+        "engine": engine,
+        "weights": bits,
+        "what ran": cost.facts["kernel"],
+        "bits": int(bits.split()[0]),
+        "batch": int(batch.split()[1]),
+        "phase": cost.phase,
+        "cpu": 1000 * cost.cpu_seconds / cost.tokens,
+        "joules": math.nan if cost.joules is None else 1000 * cost.joules / cost.tokens,
+        "dtype": cost.facts["weight_dtype"],
+        "off": cost.facts.get(f"logit_error_{cost.phase}", math.nan),
+    }
 
 
 def shape_plans(asked: Any) -> Any:

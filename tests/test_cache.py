@@ -14,7 +14,9 @@ import pytest
 from test_pipeline import flow_of, study_of
 from test_variants import DEPTH, EIGHT, FOUR, HALF, Workshop
 
-from leanwatt.cache import COSTS, SPENT, Cache, alone, draft_of, in_use, is_whole, publish, size_of
+from leanwatt import curve
+from leanwatt.cache import COSTS, CURVE, SPENT, Cache, alone, draft_of, in_use, is_whole, publish, size_of
+from leanwatt.curve import Curve, Point
 from leanwatt.errors import StudyError
 from leanwatt.model import load
 from leanwatt.record import Record
@@ -61,6 +63,16 @@ def test_costs_stay_when_the_model_goes(workshop: Workshop) -> None:
     assert read_costs(made) == costs
     assert [path.name for path in made.iterdir()] == [SPENT]
     assert read_costs(workshop.folder / "unknown") == []
+
+
+def test_the_curve_of_a_fine_tuning_stays_when_the_model_goes(folder: Path) -> None:
+    tuned = stage(folder, "a", 400, 10)
+    point = Point(0, 0, 0.0, None, 3.0)
+    Curve((point,)).save(tuned)
+    assert Cache(folder, 1).trim() == ["a"]
+    assert sorted(path.name for path in tuned.iterdir()) == [CURVE, SPENT]
+    assert curve.read(tuned) == Curve((point,))
+    assert not is_whole(tuned), "nobody takes it for a model"
 
 
 def test_what_was_removed_is_made_again_from_what_is_left(workshop: Workshop) -> None:

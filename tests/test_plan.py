@@ -1,6 +1,7 @@
 """The plan: everything is checked before the first joule, and what is predicted is roughly so."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,7 @@ def test_too_little_memory_or_disk_is_refused(
     monkeypatch.setattr(plan, "free_disk_bytes", lambda folder: 10)
     with pytest.raises(StudyError, match="of disk"):
         plan.check(given(), store)
+    assert plan.check(replace(given(), cache_gb=1e-8), store).trials, "what the cache may have is there"
 
 
 def test_long_tickets_are_warned_of(given: Callable[..., Study], store: Store, tickets: Path) -> None:

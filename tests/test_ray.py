@@ -399,6 +399,15 @@ def test_all_weighings_go_to_one_machine_whatever_order_the_nodes_come_in(monkey
     assert seen.place([], alone=True).node == "w"
 
 
+def test_a_better_machine_that_comes_later_does_not_take_over_the_weighing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = cluster_of(monkeypatch, [place("s", "a", 4)])
+    assert seen.place([], alone=True).node == "s"
+    seen._places.append(place("g", "b", 64, 2))
+    assert seen.place([], alone=True).node == "s"
+    seen._places.pop(0)
+    assert seen.place([], alone=True).node == "g", "the first one is gone"
+
+
 def test_a_job_takes_its_part_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = place("one", "a", 8, 4)
     assert cluster_of(monkeypatch, [whole]).resources(whole, alone=False) == {"num_cpus": 8, "num_gpus": 4}

@@ -22,6 +22,21 @@ from leanwatt.saving import expectation
         ({"sparsity": 0.5, "kernel": "2:4 sparse bf16"}, True, "2:4 sparse bf16 skips them"),
         ({"codes_bits": 4, "kernel": "dense fp32"}, False, "unpacked and multiplied as dense fp32"),
         ({"codes_bits": 4, "kernel": "int4 weights, fp32"}, True, "read the integers"),
+        (
+            {"codes_bits": 4, "kernel": "int4 weights, fp32", "coded_layers": 3, "layers_with_codes": 3},
+            True,
+            "integers.",
+        ),
+        (
+            {"codes_bits": 4, "kernel": "int4 weights, fp32", "coded_layers": 2, "layers_with_codes": 3},
+            True,
+            "read the integers of 2 of 3 layers; the others are unpacked.",
+        ),
+        (
+            {"codes_bits": 8, "kernel": "dense fp32, unpacked from int8 in each step", "coded_layers": 3},
+            False,
+            "No saving expected from 8 bits",
+        ),
         ({"codes_bits": 8, "kernel": "int8 weights, bf16", "sparsity": 0.5}, True, "No saving expected from pruning"),
         ({"requantized": True, "kernel": "fp8 weights, bf16"}, None, "its own way"),
     ],

@@ -16,6 +16,8 @@ from leanwatt.study import Study
 WALL = "wall_seconds"
 """Fact of a record: how long the job took from outside, its process's start included; also of a worker that died."""
 TRIED = ("make", "grade")
+TUNING = ("finetune", "again/finetune")
+"""Stages of fine-tuning: the second is of a model that the cache had let go."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,16 @@ def searched(study: Study, gathered: Gathered, standing: Standing, spot: SweetSp
 
 
 def sharing(records: Iterable[Record]) -> Sharing:
-    """Fine-tuning: what was spent on it, and what the variants would have spent without a common cache."""
-    makes = {r.trial.variant.id: r for r in sorted(records, key=lambda r: r.attempt) if r.job == "make"}
-    stages = [m for record in makes.values() for m in record.measurements if m.stage == "finetune"]
+    """Fine-tuning: what all attempts spent on it, and what variants would have spent more without a common cache."""
+    ordered = sorted(records, key=lambda record: record.attempt)
+    last = {record.trial.variant.id: record for record in ordered if record.job == "make"}
+    spent = [m for record in ordered for m in record.measurements if m.stage in TUNING and not m.reused]
+    saved = [m for record in last.values() for m in record.measurements if m.stage in TUNING and m.reused]
     return Sharing(
-        spent_cpu_seconds=math.fsum(m.cpu_seconds for m in stages if not m.reused),
-        saved_cpu_seconds=math.fsum(m.cpu_seconds for m in stages if m.reused),
-        spent_joules=_known(m for m in stages if not m.reused),
-        saved_joules=_known(m for m in stages if m.reused),
+        spent_cpu_seconds=math.fsum(m.cpu_seconds for m in spent),
+        saved_cpu_seconds=math.fsum(m.cpu_seconds for m in saved),
+        spent_joules=_known(spent),
+        saved_joules=_known(saved),
     )
 
 

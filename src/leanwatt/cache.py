@@ -20,6 +20,8 @@ COSTS = "costs.json"
 """Written last: a folder with it is whole. Its time of access tells when the folder was last used."""
 SPENT = "spent.json"
 """What is left of a folder that was removed for room: its costs, since the work that rests on it is still charged."""
+CURVE = "curve.json"
+"""What a fine-tuning went through, if the stage is one. It is small and stays too: findings rest on it."""
 DRAFT_SECONDS = 60.0
 """A draft younger than this may be about to be locked by its writer."""
 
@@ -152,7 +154,10 @@ def _touch(path: Path) -> None:
 
 
 def _removed(folder: Path) -> bool:
-    """Take a folder away, unless somebody uses it; first its name, so that nobody meets half of it. Its costs stay."""
+    """Take a folder away, unless somebody uses it; first its name, so that nobody meets half of it.
+
+    Its costs stay, and the curve of a fine-tuning.
+    """
     aside, stub = (folder.with_name(f".{folder.name}.{kind}") for kind in (os.getpid(), "stub"))
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -162,6 +167,8 @@ def _removed(folder: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         stub.mkdir(exist_ok=True)
         shutil.copyfile(folder / COSTS, stub / SPENT)
+        if (folder / CURVE).is_file():
+            shutil.copyfile(folder / CURVE, stub / CURVE)
         folder.replace(aside)
         stub.replace(folder)
     except OSError:  # In use, or on a disk of a network that cannot lock: it stays.

@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from leanwatt.cache import CURVE
 from leanwatt.errors import StoreError
 from leanwatt.measurement import Measurement, Provenance, Reading, worst
 
-FILE = "curve.json"
-"""In the folder of the model that a fine-tuning made."""
 SCHEMA_VERSION = 1
 
 
@@ -41,7 +40,7 @@ class Curve:
     def save(self, folder: Path) -> None:
         """Write `curve.json`."""
         text = json.dumps({"schema": SCHEMA_VERSION, **asdict(self)}, indent=1)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        (folder / CURVE).write_text(text + "\n", encoding="utf-8")
 
     @property
     def least_loss(self) -> float:
@@ -62,7 +61,7 @@ def read(folder: Path) -> Curve | None:
     """The curve beside a model; None where there is none. Raises StoreError for one that cannot be read."""
     from pydantic import TypeAdapter, ValidationError
 
-    path = folder / FILE
+    path = folder / CURVE
     if not path.is_file():
         return None
     try:

@@ -248,11 +248,12 @@ class Needs:
         return parameters(config) * BYTES_TRAINED + 4 * tokens * kept
 
     def disk_bytes(self) -> float:
-        """All stages of all variants, in fp32 and once more as an engine's own copy."""
+        """All stages of all variants, in fp32 and once more as an engine's own copy, as far as `cache_gb` allows."""
         stages = {(recipe.base, recipe.steps[:n]) for recipe in self.configs for n in range(len(recipe.steps) + 1)}
         sizes = {recipe.base: parameters(config) for recipe, config in self.configs.items()}
         repeats = len({(trial.variant.seed, trial.variant.fold) for trial in self.trials})
-        return sum(sizes[base] * 8 for base, _ in stages) * repeats
+        whole = sum(sizes[base] * 8 for base, _ in stages) * repeats
+        return whole if self.study.cache_gb is None else min(whole, self.study.cache_gb * 1e9)
 
     def hours(self) -> float:
         """Arithmetic over a speed measured now, plus starts of processes."""

@@ -20,7 +20,10 @@ class Expectation:
 
 
 def expectation(facts: Mapping[str, Any]) -> Expectation:
-    """From sizes, `kernel`, `sparsity`, `codes_bits` and `requantized`. What is measured is shown all the same."""
+    """From sizes, `kernel`, `sparsity`, `codes_bits`, `requantized`, and how many layers with codes a kernel reads.
+
+    What is measured is shown all the same.
+    """
     found = [*_size(facts), *_zeros(facts), *_bits(facts)]
     reasons = [reason for _, reason in found]
     if facts.get("requantized") is True:
@@ -52,7 +55,9 @@ def _bits(facts: Mapping[str, Any]) -> Iterable[tuple[bool, str]]:
     if not bits:
         return
     if kernel.startswith(CODED):
-        yield True, f"A saving is expected from {bits} bits: the kernels read the integers."
+        read, all_ = facts.get("coded_layers"), facts.get("layers_with_codes")
+        where = f" of {read} of {all_} layers; the others are unpacked" if read and all_ and read < all_ else ""
+        yield True, f"A saving is expected from {bits} bits: the kernels read the integers{where}."
     else:
         yield (
             False,

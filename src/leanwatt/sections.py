@@ -231,6 +231,7 @@ def _searched(ranking: Ranking) -> Section:
         ("tickets until the whole study is paid back", or_dash(found.payback_tickets)),
         ("fine-tuning, CPU-seconds", number(found.sharing.spent_cpu_seconds)),
         ("saved by sharing it, CPU-seconds", number(found.sharing.saved_cpu_seconds)),
+        ("fine-tuning, J", or_dash(found.sharing.spent_joules)),
         ("saved by sharing it, J", or_dash(found.sharing.saved_joules)),
     ]
     if found.spent_on_glances is not None:

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from leanwatt import catalog
-from leanwatt.cache import COSTS, SPENT, alone, draft_of, in_use, publish
+from leanwatt.cache import COSTS, CURVE, SPENT, alone, draft_of, in_use, publish
 from leanwatt.contracts import Context, Progress
-from leanwatt.curve import FILE as CURVE
 from leanwatt.errors import StoreError, StudyError
 from leanwatt.ledger import Ledger
 from leanwatt.measurement import Measurement

@@ -175,6 +175,42 @@ def test_layers_with_a_window_see_all_that_is_kept(engine: str, family: str, tmp
     assert written.text == tokens.text(right.tolist()).split("</s>")[0].strip()
 
 
+SMALLER = {"width": {"keep": 0.5}, "heads": {"keep": 0.5}, "depth": {"remove": 1}}
+
+
+@pytest.fixture(scope="session")
+def smaller(saved: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a model that is truly smaller; kept, as those of `quantized`."""
+    from leanwatt.model import load
+
+    folders: dict[tuple[str, str], Path] = {}
+
+    def make(method: str, family: str, context: Any) -> Path:
+        if (method, family) not in folders:
+            folders[method, family] = tmp_path_factory.mktemp(method) / "variant"
+            step = catalog.build(Choice("prune", method, SMALLER[method]))
+            step.apply(load(saved(family)), context).save(folders[method, family])
+        return folders[method, family]
+
+    return make
+
+
+@pytest.mark.parametrize("method", SMALLER)
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "transformers"])
+def test_smaller_models_are_computed_as_they_are(
+    engine: str, method: str, smaller: Callable[..., Path], context: Any
+) -> None:
+    """With heads and layers of other sizes than a usual model of the family has."""
+    folder = smaller(method, "llama", context)
+    with opened("transformers", folder, 1) as reference:
+        expected, facts = reference.probe(PROMPTS), reference.facts
+    with opened(engine, folder, 3) as session:
+        got = session.probe(PROMPTS)
+        assert session.facts["parameters"] == facts["parameters"] < facts["base_parameters"]
+        assert "smaller model" in session.facts["saving_reason"]
+    assert max(relative_error(mine, right) for mine, right in zip(got, expected, strict=True)) < 1e-3
+
+
 QUANTIZED = {
     "int8": [Choice("quantize", "round_to_nearest", {"bits": 8, "group": 16}), Choice("quantize", "smoothquant")],
     "int4": [Choice("quantize", name, {"bits": 4, "group": 32}) for name in ("gptq", "awq")],

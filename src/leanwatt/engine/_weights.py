@@ -35,7 +35,7 @@ def sizes(model: Model, taken: Iterable[Codes]) -> dict[str, Any]:
     """Facts about the weights that do not depend on what they are multiplied in; `taken` are codes used as they are."""
     kept = list(taken)
     coded = {"coded_parameters": sum(each.codes.numel() for each in kept), "coded_bytes": sum(e.bytes for e in kept)}
-    return {**weight_facts(model), "coded_layers": len(kept), **coded}
+    return {**weight_facts(model), "layers_with_codes": len(model.codes), "coded_layers": len(kept), **coded}
 
 
 def facts(found: Mapping[str, Any], ran: Ran) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class Onnxruntime(Engine):
     compute: Literal["auto", "fp32", "bf16"] = "auto"
     """What it multiplies in; auto is fp32, the only one that its CPU kernels have."""
     activations: Literal["float", "int8"] = "float"
-    """int8 rounds activations too, for layers whose weights are integers: faster, less exact."""
+    """int8 rounds activations too, for layers whose weights are integers: faster, less exact. Weights of 8 bits have a
+    kernel for no others."""
     threads: int = 0
     """0 for all cores."""
 
@@ -105,6 +106,16 @@ def _value(array: Array) -> Any:
     return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
+def _kernel(bits: int | None, *, rounds: bool) -> str:
+    """With 8 bits it has kernels for integer activations only, and else unpacks all weights in each step.
+
+    See <https://github.com/microsoft/onnxruntime/pull/24959>.
+    """
+    if bits == 8 and not rounds:
+        return "dense fp32, unpacked from int8 in each step"
+    return f"int{bits} weights, {'int8' if rounds else 'fp32'}" if bits else "dense fp32"
+
+
 def _facts(about: dict[str, Any], folder: Path, activations: str) -> dict[str, Any]:
     found = about["facts"]
     bits = found["codes_bits"] if found["coded_layers"] else None
@@ -112,7 +123,7 @@ def _facts(about: dict[str, Any], folder: Path, activations: str) -> dict[str, A
     ran = Ran(
         engine=f"onnxruntime {version('onnxruntime')}",
         compute="fp32",
-        kernel=f"int{bits} weights, fp32" if bits else "dense fp32",
+        kernel=_kernel(bits, rounds=activations == "int8"),
         files=files,
         activations=activations if bits else "float",
     )

@@ -120,7 +120,7 @@ def _facts(compiled: Any, compute: str, activations: str, about: dict[str, Any],
     ran = Ran(
         engine=f"openvino {ov.__version__.split('-')[0]}",
         compute=compute,
-        kernel=f"{stored} weights, {compute}" if stored else f"dense {compute}",
+        kernel=f"{stored} weights, {'int8' if activations == 'int8' else compute}" if stored else f"dense {compute}",
         files=(folder / "model.bin",),
         activations=activations if stored else "float",
     )

@@ -101,6 +101,8 @@ class Cluster:
     _asked: dict[Any, str] = field(default_factory=dict)
     """Nodes that have yet to answer, by Ray's reference to their answer."""
     _places: list[Place] = field(default_factory=list)
+    _weighs: str | None = None
+    """The machine on which was weighed last."""
     _looked: float = -math.inf
     _seen: float = field(default_factory=time.monotonic)
     """When there was a place at all."""
@@ -139,10 +141,12 @@ class Cluster:
         return 1 if alone else math.ceil(self.jobs_per_host / max(1, beside))
 
     def _weighing(self) -> list[Place]:
-        """Nodes of one machine, always the same one: figures of different machines are never compared."""
+        """Nodes of one machine, the same as long as it is there: figures of different machines are never compared."""
         able = [place for place in self._places if self.weigh_on is None or self.weigh_on in place.offers]
-        best = min(able, key=lambda place: (-place.gpus, -place.cpus, place.hardware, place.domain), default=None)
-        return [place for place in able if best is not None and place.domain == best.domain]
+        if not any(place.domain == self._weighs for place in able):
+            best = min(able, key=lambda place: (-place.gpus, -place.cpus, place.hardware, place.domain), default=None)
+            self._weighs = best.domain if best else self._weighs
+        return [place for place in able if place.domain == self._weighs]
 
     def _lack(self, alone: bool) -> str:
         if alone and self.weigh_on is not None:

@@ -2,7 +2,7 @@
 
 The format of bitsandbytes, from the paper's table, without its package: in four bits it errs less than sixteen equal
 steps, and needs no data. Zero is a level, so what pruning set to zero stays so. It saves where an engine has a kernel
-for the table: OpenVINO and bitsandbytes do; elsewhere the weights are unpacked, and nothing is saved but disk.
+for the table, as OpenVINO does; elsewhere the weights are unpacked, and nothing is saved but disk.
 """
 
 from __future__ import annotations

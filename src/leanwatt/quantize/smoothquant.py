@@ -2,8 +2,9 @@
 
 Some inputs of a layer are a hundred times larger than the others, and eight bits for all of them leave the others none.
 Dividing them in the norm before, and multiplying the weights, changes nothing but the rounding. For engines that round
-activations too: `engine: {openvino: {activations: int8}}` does so in groups as it goes. Other engines run the weights
-alone, and say so in their facts; there plain rounding is as good. Only what a norm feeds is scaled, as in the paper.
+activations too, in groups as they go: openvino and onnxruntime with `activations: int8`, llama_cpp always. Others run
+the weights alone, and say so in their facts; there plain rounding is as good. Only what a norm feeds is scaled, as in
+the paper.
 """
 
 from __future__ import annotations
