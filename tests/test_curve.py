@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leanwatt.curve import FILE, Curve, Point, read
+from leanwatt.cache import CURVE
+from leanwatt.curve import Curve, Point, read
 from leanwatt.errors import StoreError
 
 
@@ -48,6 +49,6 @@ def test_it_is_kept_beside_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 99, "points": []}', '{"schema": 1, "points": [{}]}'])
 def test_what_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(StoreError, match=FILE):
+    (tmp_path / CURVE).write_text(text)
+    with pytest.raises(StoreError, match=CURVE):
         read(tmp_path)

@@ -102,3 +102,18 @@ def test_blocks_that_would_cross_rows_are_refused() -> None:
     assert [_block(columns) for columns in (64, 96, 768)] == [64, 32, 64]
     with pytest.raises(RefusedError, match=r"40 inputs.*int8"):
         _block(40)
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_machine_without_the_kernels_is_refused_in_one_sentence(
+    precision: str, saved: Callable[[str], Path], context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_kernels(layer: Any, precision: str) -> Any:
+        def forward(_: Any) -> Any:
+            raise NotImplementedError("no kernel for 'cpu'\nat line 3")
+
+        return forward
+
+    monkeypatch.setattr("leanwatt.finetune._low_bits._low", without_kernels)
+    with pytest.raises(RefusedError, match=rf"lora {precision}: .*\(no kernel for 'cpu'\)\. Use bf16 or fp32\.$"):
+        lora(precision).apply(load(saved("llama")), context)

@@ -138,7 +138,7 @@ class Trainer:
         for batch in islice(_batches(train_on, self.schedule.batch, total, self.seed), state.step, None):
             if state.best.waited >= self.schedule.patience:
                 break
-            self._learn(state, batch, _rate(state.step, total, self.schedule))
+            state.loss = self._learn(state, batch, _rate(state.step, total, self.schedule))
             state.step += 1
             state.tokens += sum(len(lesson.ids) for lesson in batch)
             if state.step in looks and check_on:
@@ -189,7 +189,8 @@ class Trainer:
                 else:
                     module.gradient_checkpointing_disable()
 
-    def _learn(self, state: _State, batch: Sequence[Lesson], rate: float) -> None:
+    def _learn(self, state: _State, batch: Sequence[Lesson], rate: float) -> torch.Tensor:
+        """One optimizer step; the loss on its way there, per token that counts."""
         import torch
 
         optimizer, scaler = state.optimizer, state.scaler
@@ -198,15 +199,18 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         size = self.schedule.at_once or len(batch)
         weight = sum(_weight(lesson, self.schedule.prompt_weight) for lesson in batch)
+        total = torch.zeros((), device=self.device)
         for start in range(0, len(batch), size):
             loss = self._summed_loss(batch[start : start + size]) / weight
             torch.autograd.backward(scaler.scale(loss))
+            total += loss.detach()
         scaler.unscale_(optimizer)
         mask_gradients(self.model)
         torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
         scaler.step(optimizer)  # In fp16 a step whose gradients overflowed is left out.
         scaler.update()
         keep_zeros(self.model)  # Pruned weights stay zero, whatever the optimizer's moments say.
+        return total
 
     def _summed_loss(self, batch: Sequence[Lesson], *, teaching: bool = True) -> torch.Tensor:
         """Cross-entropy of answers, summed over tokens; in teaching prompts count by their weight, and the teacher."""
@@ -266,7 +270,7 @@ class _Best:
         return {name: p.detach().clone() for name, p in self._learned.items()}
 
     def __str__(self) -> str:
-        return "no validation" if self.first is None else f"validation loss {self.last:.3f}"
+        return "no validation" if self.first is None else f"{self.last:.3f} in validation"
 
     def restore(self, learned: Mapping[str, Any]) -> None:
         for name, value in (self._state or {}).items():
@@ -291,6 +295,8 @@ class _State:
     curve: Recorder
     step: int = 0
     tokens: int = 0
+    loss: torch.Tensor | None = None
+    """Of the latest step; only shown."""
 
     def kept(self) -> dict[str, Any]:
         import torch
@@ -322,7 +328,7 @@ class _State:
 
 
 class _Display:
-    """What is shown: the step, the loss, tokens per second and joules; the meter is asked once a second."""
+    """What is shown: the step, both losses, tokens per second and joules; the latest ones are asked once a second."""
 
     def __init__(self, progress: Callable[[str, float], None], state: _State, total: int) -> None:
         self._progress, self._state, self._total = progress, state, total
@@ -332,15 +338,19 @@ class _Display:
     def tell(self) -> None:
         state, now = self._state, time.monotonic()
         if now - self._asked >= 1.0:
-            self._asked, self._words = now, self._speed(now)
-        text = f"step {state.step}/{self._total}, {state.best}{self._words}"
+            self._asked, self._words = now, f", {self._losses()}, {self._speed(now)}"
+        text = f"step {state.step}/{self._total}{self._words}"
         self._progress(text, state.step / self._total)
+
+    def _losses(self) -> str:
+        loss = self._state.loss
+        return str(self._state.best) if loss is None else f"loss {float(loss):.3f}, {self._state.best}"
 
     def _speed(self, now: float) -> str:
         pace = (self._state.tokens - self._tokens) / max(now - self._begun, 1e-9)
         spent = self._state.curve.spent
         joules = "" if spent is None or spent.joules is None else f", {spent.joules:.3g} J"
-        return f", {pace:.0f} tokens/s{joules}"
+        return f"{pace:.0f} tokens/s{joules}"
 
 
 _HALVES = {"bf16": "bfloat16", "fp16": "float16"}

@@ -11,12 +11,32 @@ from leanwatt.model import linears, quiet, weight_of
 
 
 def held_in(precision: str, module: Any) -> Any:
-    """Replace the blocks' linear layers by ones that hold their weights in `int8` or `nf4`, in place."""
-    for name, layer in linears(module).items():
+    """Replace the blocks' linear layers by ones that hold their weights in `int8` or `nf4`, in place.
+
+    Raises RefusedError where the library has no kernels for this machine.
+    """
+    layers = linears(module)
+    _try_out(next(iter(layers.values())), precision)
+    for name, layer in layers.items():
         module.set_submodule(name, _low(layer, precision))
         layer.weight.data = layer.weight.data.new_empty(0)  # The memory is what this is for.
     setattr(module, _FLAGS[precision], True)  # PEFT chooses its layers by this.
     return module
+
+
+def _try_out(layer: Any, precision: str) -> None:
+    import torch
+
+    columns = weight_of(layer).shape[1]
+    try:
+        with torch.no_grad():
+            _low(layer, precision)(torch.zeros(1, columns, dtype=torch.bfloat16))
+    except (RuntimeError, NotImplementedError, AttributeError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RefusedError(
+            f"finetune lora {precision}: bitsandbytes cannot compute with such weights on this machine ({reason}). Use "
+            "bf16 or fp32."
+        ) from error
 
 
 _FLAGS = {"int8": "is_loaded_in_8bit", "nf4": "is_loaded_in_4bit"}
