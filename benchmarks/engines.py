@@ -238,7 +238,7 @@ def shape_lines(found: Sequence[Any], prompt: int, answer: int) -> list[str]:
     if costs.empty:
         return lines
     keys = ["engine", "weights", "what ran"]
-    by_phase = costs.pivot_table(["cpu", "joules"], keys, ["phase", "batch"], "median", sort=False)
+    by_phase = costs.pivot_table(["cpu", "joules"], keys, ["phase", "batch"], "median")
     ticket = {
         unit: (prompt * by_phase[unit]["prefill"] + answer * by_phase[unit]["decode"]) / 1000
         for unit in by_phase.columns.levels[0]

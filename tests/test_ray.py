@@ -280,6 +280,21 @@ def test_a_study_with_a_node_killed_in_mid_trial_ends_with_the_records_of_a_loca
     cluster.add_node(num_cpus=1)
 
 
+def test_a_study_on_nodes_that_share_only_a_url_has_the_records_of_a_local_one(
+    cluster: Any, saved: Callable[[str], Path], tickets: Path, tmp_path: Path
+) -> None:
+    base, far = saved("llama"), tmp_path / "far"
+    here = a_study(tmp_path / "here", base, tickets, executor={"local": {"process": "same"}})
+    executor = {"ray": {"address": cluster.address, "jobs_per_host": 2, "store": f"file://{far}"}}
+    there = a_study(tmp_path / "there", base, tickets, executor=executor)
+    for flow in (here, there):
+        flow.try_all()
+        assert {record.status for record in flow.store.records()} == {"done"}
+    assert told(there.store.records()) == told(here.store.records())
+    assert not list(there.store.variants.iterdir()), "the driver needs no model"
+    assert len(list((far / "records").iterdir())) == len(there.store.records())
+
+
 def test_ctrl_c_ends_the_jobs_keeps_the_records_and_says_nothing_of_ray(
     saved: Callable[[str], Path], tickets: Path, tmp_path: Path
 ) -> None:

@@ -223,3 +223,40 @@ def test_the_script_for_a_gpu_unpacks_four_bits_as_they_were_packed(gpu_script: 
     packed.scale, packed.zero_point = scale, offset
     expected = numbers.float().reshape(2, 2, 4) * scale.T[..., None] + offset.T[..., None]
     assert gpu_script.unpacked(packed).equal(expected.reshape(2, 8))
+
+
+def weighed(case: str, dtype: str, prefill: float, decode: float) -> list[PhaseCost]:
+    """CPU-seconds per 1,000 tokens; three joules to the second."""
+    facts = {"kernel": f"dense {dtype}", "weight_dtype": dtype, "logit_error_prefill": 0.01, "logit_error_decode": 0.03}
+    each = {"prefill": (500, prefill / 2), "decode": (100, decode / 10)}
+    return [
+        PhaseCost(f"{case}, random", phase, tokens, 1.0, cpu, 3 * cpu, "estimated", facts)  # type: ignore[arg-type]
+        for phase, (tokens, cpu) in each.items()
+    ]
+
+
+def test_the_table_of_the_engines_has_tickets_and_what_is_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    engines = importlib.import_module("engines")
+    outcomes = [
+        *weighed("openvino, 16 bit, batch 1", "bf16", 1.0, 10.0),
+        *weighed("openvino, 16 bit, batch 1", "bf16", 1.0, 12.0),
+        *weighed("openvino, 16 bit, batch 1", "bf16", 3.0, 99.0),
+        *weighed("openvino, 16 bit, batch 8", "bf16", 1.0, 5.0),
+        *weighed("openvino, 4 bit, batch 1", "int4", 2.0, 5.0),
+        *weighed("openvino, 4 bit, batch 8", "int4", 2.0, 5.0),
+        *weighed("transformers(compute=fp32), 16 bit, batch 1", "fp32", 4.0, 40.0),
+        *weighed("transformers(compute=fp32), 16 bit, batch 8", "fp32", 4.0, 20.0),
+        Failed("compiled, 8 bit, batch 1, random", "no compiler\nhere"),
+    ]
+    lines = engines.shape_lines(outcomes, 200, 100)
+    head, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| "))
+    table = {(row[0], row[1]): dict(zip(head, row, strict=True)) for row in rows[1:]}
+    whole, four = table["openvino", "16 bit"], table["openvino", "4 bit"]
+    assert (whole["300 tokens, batch 1"], whole["J, batch 1"]) == ("1.4", "4.2"), "200 read and 100 written, medians"
+    assert (whole["of best 16 bit, batch 1"], whole["of fp32 eager, batch 1"]) == ("100%", "29%")
+    assert (four["of best 16 bit, batch 1"], four["of best 16 bit, batch 8"]) == ("64%", "129%")
+    assert table["transformers(compute=fp32)", "16 bit"]["of fp32 eager, batch 8"] == "100%"
+    assert whole["off by"] == "0.03"
+    assert lines[-1] == "- compiled, 8 bit, batch 1, random: no compiler"
+    assert engines.shape_lines(outcomes[-1:], 200, 100)[-1] == lines[-1]
