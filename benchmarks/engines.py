@@ -241,7 +241,7 @@ def shape_lines(found: Sequence[Any], prompt: int, answer: int) -> list[str]:
     by_phase = costs.pivot_table(["cpu", "joules"], keys, ["phase", "batch"], "median")
     ticket = {
         unit: (prompt * by_phase[unit]["prefill"] + answer * by_phase[unit]["decode"]) / 1000
-        for unit in by_phase.columns.levels[0]
+        for unit in by_phase.columns.unique(0)
     }
     uncompressed = costs[costs.bits == 16].drop_duplicates(keys).set_index(keys)["dtype"]
     best = ticket["cpu"].loc[uncompressed[uncompressed.isin(["bf16", "fp16"])].index].min()
@@ -258,7 +258,7 @@ def shape_lines(found: Sequence[Any], prompt: int, answer: int) -> list[str]:
     table.columns = [f"{name}, batch {batch}" for name, batch in table.columns]
     table["off by"] = costs.groupby(keys)["off"].max().map("{:.1g}".format)
     table = table.reset_index()
-    rows = [table.columns, ["---"] * len(table.columns), *table.replace("nan%", "-").to_numpy()]
+    rows = [table.columns, ["---"] * len(table.columns), *table.replace(["nan%", "nan"], "-").to_numpy()]
     return [*(f"| {' | '.join(row)} |" for row in rows), *lines]
 
 

@@ -35,5 +35,5 @@ def stay(place: str) -> str:
 
 def stamp(_item: Any) -> tuple[float, float]:
     begun = time.time()
-    time.sleep(0.3)
+    time.sleep(1.0)  # Longer than two processes need to start one after the other.
     return begun, time.time()

@@ -107,6 +107,8 @@ def test_sharing_is_what_was_not_done_again() -> None:
     found = sharing([*records, replace(records[1], attempt=1)])
     again = sharing([*records, replace(records[0], attempt=1), replace(records[1], attempt=1)])
     assert (again.spent_cpu_seconds, again.saved_cpu_seconds) == (16, 8), "an attempt that was lost was spent"
+    resumed = sharing([*records, replace(records[0], attempt=1, measurements=(load, replace(tune, reused=True)))])
+    assert (resumed.spent_cpu_seconds, resumed.saved_cpu_seconds) == (8, 8), "its own first attempt shares nothing"
     assert (found.spent_cpu_seconds, found.saved_cpu_seconds) == (8, 8)
     assert (found.spent_joules, found.saved_joules) == (100.0, 100.0)
     assert sharing([a_record(first, "make", 1, Measurement("finetune", 1, 1))]).spent_joules is None

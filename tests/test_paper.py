@@ -211,8 +211,15 @@ def test_a_precision_that_came_down_only_once_is_left_out(findings: ModuleType) 
     found = case(findings, world, {**curves_, ("int8@32", 1): stuck})
     assert findings.level(found, findings.arms(found), None) == 2.5, "the best one of the worst"
     told = findings.fine_tuning(found, 1.0)
-    assert "Left out" in " ".join(told.said) and "int8" in " ".join(told.said)
+    [left_out] = [said for said in told.said if said.startswith("Left out: lora(precision=int8)")]
+    assert left_out.endswith("since 1 of 2 runs never came down to a validation loss of 1.000.")
     assert "int8" not in told.said[0], "nor is it the next best"
+    alone = findings.fine_tuning(case(findings, world, {**curves_, ("bf16@32", 1): stuck}), 1.0)
+    assert alone.verdict == "not run"
+    assert alone.said[0] == "No LoRA at 16 bit has a cost to a common validation loss."
+    assert "lora(precision=bf16)" in alone.said[1] and "1 of 2 runs" in alone.said[1]
+    lost = {key: each for key, each in curves_.items() if key != ("int8@32", 1)}
+    assert "not every run left a curve" in " ".join(findings.fine_tuning(case(findings, world, lost), 1.0).said)
 
 
 SEEDS = (0, 1, 2, 3)
@@ -369,6 +376,8 @@ def test_the_studies_of_the_paper_hold_what_the_findings_ask_for(findings: Modul
         assert made.without(trial, ("prune",)) in found
         assert made.without(trial, ("prune", "quantize")) in found
     if name == "recovery":
+        repairs = {step for trial in found.values() for step in ours.steps_of(trial, "finetune")[1:]}
+        assert all(catalog.build(step).patience >= catalog.build(step).checks for step in repairs), "none stops early"
         assert all(
             len(ours.steps_of(trial, "finetune")) == 2 for trial in found.values() if trial.variant.recipe.steps[1:]
         )

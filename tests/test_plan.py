@@ -217,7 +217,15 @@ def test_too_little_memory_or_disk_is_refused(
     monkeypatch.setattr(plan, "free_disk_bytes", lambda folder: 10)
     with pytest.raises(StudyError, match="of disk"):
         plan.check(given(), store)
-    assert plan.check(replace(given(), cache_gb=1e-8), store).trials, "what the cache may have is there"
+    monkeypatch.undo()
+    two = given(steps=[{"quantize": ["cast", {"round_to_nearest": {"bits": 4}}, {"round_to_nearest": {"bits": 8}}]}])
+    whole = plan.check(two, store).disk_bytes
+    monkeypatch.setattr(plan, "free_disk_bytes", lambda folder: int(0.8 * whole))
+    with pytest.raises(StudyError, match="of disk"):
+        plan.check(two, store)
+    limited = plan.check(replace(two, cache_gb=0.7 * whole / 1e9), store)
+    assert limited.disk_bytes == pytest.approx(0.7 * whole), "what the cache may have"
+    assert plan.check(replace(two, cache_gb=1e-9), store).disk_bytes == pytest.approx(0.5 * whole), "base and one more"
 
 
 def test_long_tickets_are_warned_of(given: Callable[..., Study], store: Store, tickets: Path) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -260,3 +261,7 @@ def test_the_table_of_the_engines_has_tickets_and_what_is_of_the_best(monkeypatc
     assert whole["off by"] == "0.03"
     assert lines[-1] == "- compiled, 8 bit, batch 1, random: no compiler"
     assert engines.shape_lines(outcomes[-1:], 200, 100)[-1] == lines[-1]
+    blind = [replace(each, joules=None) for each in outcomes[:-2]]  # One batch of the last engine, and no joules.
+    head, _, *rows = engines.shape_lines(blind, 200, 100)[:5]
+    assert "J, batch 1" not in head
+    assert rows[-1].startswith("| transformers") and rows[-1].count("| - ") > 3

@@ -255,10 +255,11 @@ def test_masks_are_kept_at_every_step(model: Model, context: Any, monkeypatch: p
     trainer, zeros = Trainer(model, PACE, 0, quiet), list[int]()
     real = Trainer._learn
 
-    def learn(self: Trainer, *arguments: Any) -> None:
-        real(self, *arguments)
+    def learn(self: Trainer, *arguments: Any) -> Any:
+        loss = real(self, *arguments)
         layers = linears(model.module)
         zeros.append(sum(int((weight_of(layers[name])[~mask] != 0).sum()) for name, mask in model.masks.items()))
+        return loss
 
     monkeypatch.setattr(Trainer, "_learn", learn)
     trainer.run(some_lessons(model, context), [])

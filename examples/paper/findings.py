@@ -29,6 +29,7 @@ from paper_case import (
     steps_of,
     tuned_bits,
     tuning_ratio,
+    without_cost,
 )
 
 from leanwatt.compare import KERNEL_ALLOWANCE, LEVEL, holm
@@ -92,28 +93,27 @@ def judged(gains: Mapping[str, Gain | None], names: Mapping[str, str], chosen: s
 def fine_tuning(case: Case, loss: float | None) -> Finding:
     """Joules to a fixed validation loss, and the quality that was reached."""
     claim = "16 bit is the best precision for fine-tuning"
-    found = arms(case)
-    reached = {label: costs_to(case, label, level(case, found, loss)) for label in found}
+    found, names = arms(case), short_names(case.plain)
+    asked = level(case, found, loss)
+    reached = {label: costs_to(case, label, asked) for label in found}
+    lacking = {label: without_cost(case, label, asked) for label in found} if asked is not None else {}
+    left_out = [f"Left out: {names[label]}, since {why}." for label, why in lacking.items() if why]
     sixteen = [label for label in found if tuned_bits(found[label]) == 16 and reached[label]]
     others = [label for label in found if tuned_bits(found[label]) != 16 and reached[label]]
     if not sixteen or not others:
         missing = "16 bit" if not sixteen else "another precision"
-        return Finding(claim, "not run", (f"No LoRA at {missing} left a curve of its validation loss.",))
+        return Finding(claim, "not run", (f"No LoRA at {missing} has a cost to a common validation loss.", *left_out))
     [chosen] = sixteen[:1]
-    ranking, names = case.ranked(chosen, case.study.margin), short_names(case.plain)
+    ranking = case.ranked(chosen, case.study.margin)
     gains = {
         other: gain(tuning_ratio(case, reached[other], reached[chosen]), ranking.entry(other), case.study.weight)
         for other in others
     }
     verdict, said = judged(gains, names, names[chosen])
-    short = [names[label] for label in found if not reached[label]]
-    if short:
-        said = (*said, f"Left out, since not every run of theirs came down to that loss: {'; '.join(short)}.")
-    runs = len(reached[chosen])
+    count = len(reached[chosen])
     basis = "One run each: a cost of one run has no interval, so nothing is certain."
-    return Finding(
-        claim, verdict, (*said, basis if runs == 1 else f"Intervals over {runs} runs, paired (seeds, folds).")
-    )
+    pairs = f"Intervals over {count} runs, paired (seeds, folds)."
+    return Finding(claim, verdict, (*said, *left_out, basis if count == 1 else pairs))
 
 
 def inference(case: Case) -> Finding:
@@ -245,10 +245,10 @@ def sections(case: Case, loss: float | None = None) -> list[Section]:
 
 _BASIS = (
     "`repeats` and `does not repeat` are said only where every bound agrees, with cost and quality both at their worse "
-    "ends (bounds are not corrected for the number of rivals); otherwise `cannot tell`. Bounds hold for every seed; "
-    f"those of CPU-seconds are wider by {KERNEL_ALLOWANCE:.0%} where kernels are unlike, since their power may differ "
-    "by as much. R is that of a ticket: w x phi + (1 - w) x the mean quality of the tasks, phi against the variant "
-    "compared with."
+    "ends (bounds are not corrected for the number of rivals); otherwise `cannot tell`. Bounds of quality hold "
+    "for every seed; those of cost are of the mean over seeds, and of CPU-seconds wider by "
+    f"{KERNEL_ALLOWANCE:.0%} where kernels are unlike, since their power may differ by as much. R is that of a "
+    "ticket: w x phi + (1 - w) x the mean quality of the tasks, phi against the variant compared with."
 )
 _TO_LOSS = (
     "Cost of the whole fine-tuning, and of coming down to a validation loss that all precisions reach: the best of the "

@@ -164,17 +164,27 @@ def is_sensed(case: Case) -> bool:
 def costs_to(case: Case, label: str, loss: float | None) -> dict[Window, float]:
     """A window for each run, in joules where every curve has measured ones, else in CPU-seconds.
 
-    Empty where one of its runs never came down so far: the luckier ones alone would be too cheap.
+    Empty where `without_cost` says why.
     """
+    if loss is None or without_cost(case, label, loss):
+        return {}
     unit: Literal["joules", "cpu_seconds"] = "joules" if is_sensed(case) else "cpu_seconds"
-    runs = sorted({run for _, run in case.curves})
-    spent = {
-        Window(runs.index(run)): each.cost_to(loss, unit)
-        for (name, run), each in case.curves.items()
-        if name == label and loss is not None
-    }
-    known = {window: cost for window, cost in spent.items() if cost}
-    return known if len(known) == len(spent) else {}
+    spent = {Window(number): case.curves[label, run].cost_to(loss, unit) for number, run in enumerate(runs(case))}
+    return {window: cost for window, cost in spent.items() if cost}
+
+
+def runs(case: Case) -> list[Run]:
+    """All that left a curve, of whichever fine-tuning."""
+    return sorted({run for _, run in case.curves})
+
+
+def without_cost(case: Case, label: str, loss: float) -> str:
+    """Why nothing is known of what coming down to the loss takes: the luckier runs alone would be too cheap."""
+    curves = [case.curves.get((label, run)) for run in runs(case)]
+    if not curves or None in curves:
+        return "not every run left a curve of its validation loss"
+    short = sum(each is not None and each.least_loss > loss for each in curves)
+    return f"{short} of {len(curves)} runs never came down to a validation loss of {loss:.3f}" if short else ""
 
 
 def tuning_ratio(case: Case, mine: Mapping[Window, float], other: Mapping[Window, float]) -> Ratio | None:

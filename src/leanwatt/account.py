@@ -99,14 +99,22 @@ def sharing(records: Iterable[Record]) -> Sharing:
     """Fine-tuning: what all attempts spent on it, and what variants would have spent more without a common cache."""
     ordered = sorted(records, key=lambda record: record.attempt)
     last = {record.trial.variant.id: record for record in ordered if record.job == "make"}
-    spent = [m for record in ordered for m in record.measurements if m.stage in TUNING and not m.reused]
-    saved = [m for record in last.values() for m in record.measurements if m.stage in TUNING and m.reused]
+    stages = [each for record in ordered for each in _tunings(record)]
+    own = {key for key, m in stages if not m.reused}  # An attempt that fails later leaves it for the next one.
+    spent = [m for _, m in stages if not m.reused]
+    saved = [m for record in last.values() for key, m in _tunings(record) if m.reused and key not in own]
     return Sharing(
         spent_cpu_seconds=math.fsum(m.cpu_seconds for m in spent),
         saved_cpu_seconds=math.fsum(m.cpu_seconds for m in saved),
         spent_joules=_known(spent),
         saved_joules=_known(saved),
     )
+
+
+def _tunings(record: Record) -> list[tuple[tuple[str, int], Measurement]]:
+    """The fine-tunings that a variant rests on, each with the variant and its place among them."""
+    found = [m for m in record.measurements if m.stage in TUNING]
+    return [((record.trial.variant.id, place), m) for place, m in enumerate(found)]
 
 
 def _known(stages: Iterable[Measurement]) -> float | None:

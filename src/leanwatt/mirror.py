@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from leanwatt.cache import COSTS, CURVE, SPENT, alone, draft_of, is_whole, publish
+from leanwatt.cache import COSTS, SPENT, alone, draft_of, is_whole, publish
 from leanwatt.errors import StoreError, StudyError
 from leanwatt.recipe import digest
 from leanwatt.starter import cache_folder
@@ -88,8 +88,6 @@ class Mirror:
             folder.mkdir(exist_ok=True)
             for far, near in ((COSTS, SPENT), (CONFIG, CONFIG)):
                 self._system.get_file(f"{self._root}/variants/{folder.name}/{far}", str(folder / near))
-            if self._system.exists(f"{self._root}/variants/{folder.name}/{CURVE}"):
-                self._system.get_file(f"{self._root}/variants/{folder.name}/{CURVE}", str(folder / CURVE))
 
     def _has(self, folder: Path) -> bool:
         return bool(self._system.exists(f"{self._root}/variants/{folder.name}/{COSTS}"))

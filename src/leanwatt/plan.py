@@ -248,12 +248,18 @@ class Needs:
         return parameters(config) * BYTES_TRAINED + 4 * tokens * kept
 
     def disk_bytes(self) -> float:
-        """All stages of all variants, in fp32 and once more as an engine's own copy, as far as `cache_gb` allows."""
+        """All stages of all variants, in fp32 and once more as an engine's own copy.
+
+        With `cache_gb` no more than that, nor less than the variant with the most stages takes.
+        """
         stages = {(recipe.base, recipe.steps[:n]) for recipe in self.configs for n in range(len(recipe.steps) + 1)}
         sizes = {recipe.base: parameters(config) for recipe, config in self.configs.items()}
         repeats = len({(trial.variant.seed, trial.variant.fold) for trial in self.trials})
         whole = sum(sizes[base] * 8 for base, _ in stages) * repeats
-        return whole if self.study.cache_gb is None else min(whole, self.study.cache_gb * 1e9)
+        if self.study.cache_gb is None:
+            return whole
+        largest = max((sizes[recipe.base] * 8 * (len(recipe.steps) + 1) for recipe in self.configs), default=0.0)
+        return min(whole, max(largest, self.study.cache_gb * 1e9))
 
     def hours(self) -> float:
         """Arithmetic over a speed measured now, plus starts of processes."""

@@ -295,7 +295,7 @@ class _State:
     curve: Recorder
     step: int = 0
     tokens: int = 0
-    loss: torch.Tensor | None = None
+    loss: torch.Tensor | float = math.nan
     """Of the latest step; only shown."""
 
     def kept(self) -> dict[str, Any]:
@@ -343,8 +343,7 @@ class _Display:
         self._progress(text, state.step / self._total)
 
     def _losses(self) -> str:
-        loss = self._state.loss
-        return str(self._state.best) if loss is None else f"loss {float(loss):.3f}, {self._state.best}"
+        return f"loss {float(self._state.loss):.3f}, {self._state.best}"
 
     def _speed(self, now: float) -> str:
         pace = (self._state.tokens - self._tokens) / max(now - self._begun, 1e-9)

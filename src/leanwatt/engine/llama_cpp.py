@@ -90,7 +90,7 @@ def _facts(about: dict[str, Any], folder: Path) -> dict[str, Any]:
     ran = Ran(
         engine=f"llama_cpp {native.__version__}",
         compute=compute,
-        kernel=f"int{bits} weights, {compute}" if bits else f"dense {compute}",
+        kernel=f"int{bits} weights, int8" if bits else f"dense {compute}",
         files=(folder / "model.gguf",),
         activations="int8" if bits else "float",
         requantized=about["requantized"],
