@@ -243,18 +243,16 @@ def shape_lines(found: Sequence[Any], prompt: int, answer: int) -> list[str]:
         unit: (prompt * by_phase[unit]["prefill"] + answer * by_phase[unit]["decode"]) / 1000
         for unit in by_phase.columns.unique(0)
     }
-    uncompressed = costs[costs.bits == 16].drop_duplicates(keys).set_index(keys)["dtype"]
+    uncompressed = costs[costs.weights == "16 bit"].drop_duplicates(keys).set_index(keys)["dtype"]
     best = ticket["cpu"].loc[uncompressed[uncompressed.isin(["bf16", "fp16"])].index].min()
     eager = uncompressed[(uncompressed == "fp32") & uncompressed.index.get_level_values(0).str.startswith("transf")]
-    parts = {
-        "prefill": by_phase["cpu"]["prefill"].map("{:.3g}".format),
-        "decode": by_phase["cpu"]["decode"].map("{:.3g}".format),
-        f"{prompt + answer} tokens": ticket["cpu"].map("{:.3g}".format),
-        "J": ticket["joules"].map("{:.3g}".format) if "joules" in ticket else None,
-        "of best 16 bit": (ticket["cpu"] / best).map("{:.0%}".format),
-        "of fp32 eager": (ticket["cpu"] / ticket["cpu"].loc[eager.index].min()).map("{:.0%}".format),
-    }
-    table = pd.concat({name: part for name, part in parts.items() if part is not None}, axis=1)
+    names = {"cpu": f"{prompt + answer} tokens", "joules": "J"}
+    figures = {phase: by_phase["cpu"][phase] for phase in ("prefill", "decode")}
+    figures |= {names[unit]: each for unit, each in ticket.items()}
+    shares = {"of best 16 bit": best, "of fp32 eager": ticket["cpu"].loc[eager.index].min()}
+    shares = {name: ticket["cpu"] / of for name, of in shares.items()}
+    told = (pd.concat(figures, axis=1).map("{:.3g}".format), pd.concat(shares, axis=1).map("{:.0%}".format))
+    table = pd.concat(told, axis=1)
     table.columns = [f"{name}, batch {batch}" for name, batch in table.columns]
     table["off by"] = costs.groupby(keys)["off"].max().map("{:.1g}".format)
     table = table.reset_index()
@@ -269,7 +267,6 @@ def _cells(cost: shape.PhaseCost) -> dict[str, Any]:
         "engine": engine,
         "weights": bits,
         "what ran": cost.facts["kernel"],
-        "bits": int(bits.split()[0]),
         "batch": int(batch.split()[1]),
         "phase": cost.phase,
         "cpu": 1000 * cost.cpu_seconds / cost.tokens,

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from leanwatt import catalog, verbs
-from leanwatt.measurement import Measurement, Provenance
+from leanwatt.measurement import Measurement, whole_stages
 from leanwatt.ranking import Ranking
 from leanwatt.recipe import Choice, Fidelity, Trial
 from leanwatt.record import Record
 from leanwatt.search._findings import anchors
+from leanwatt.spending import RANKABLE
 from leanwatt.store import Store
 from leanwatt.study import Study
 
@@ -37,7 +38,6 @@ RUNGS = (16, 32, 64)
 SEEDS = range(10)
 MOST_COST = 1.05
 MOST_SHARE = 0.20
-SENSED = (Provenance.MEASURED, Provenance.INTEGRATED)
 SEARCHES = [
     Choice("search", "halving", {"rungs": rungs, "keep": keep, "examples": examples, "slack": slack, **start})
     for rungs, keep, examples in (
@@ -68,8 +68,8 @@ class Recorded:
 
     @cached_property
     def in_joules(self) -> bool:
-        stages = [stage for record in self.records for stage in whole(record)]
-        return all(m.total.joules is not None and m.total.provenance in SENSED for m in stages)
+        stages = [stage for record in self.records for stage in whole_stages(record.measurements)]
+        return all(m.total.joules is not None and m.total.provenance in RANKABLE for m in stages)
 
     def outcome(self, trial: Trial) -> list[Record]:
         """What trying it comes to. Raises KeyError where it was not recorded."""
@@ -92,7 +92,7 @@ class Recorded:
     def _stages(self, trial: Trial, record: Record) -> Iterable[tuple[Any, Measurement]]:
         """Each stage with what it is the work of: the making of a prefix is shared, all else is not."""
         recipe, variant, place = trial.variant.recipe, trial.variant, 0
-        for number, stage in enumerate(whole(record)):
+        for number, stage in enumerate(whole_stages(record.measurements)):
             if record.job != "make" or stage.stage == "load":
                 yield (record.id, number), stage
                 continue
@@ -109,11 +109,6 @@ class Recorded:
         """Cost per ticket of every language model that is not worse than the reference, which is one of them."""
         found = [e for e in self.ranking.entries if not e.is_baseline and e.cost is not None]
         return {e.label: e.cost.value for e in found if e.cost and e.word in ("reference", "non-inferior")}
-
-
-def whole(record: Record) -> list[Measurement]:
-    """The stages of a job; a part of one, such as calibrating within pruning, is in that one's figure."""
-    return [stage for stage in record.measurements if not stage.within]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from leanwatt.rank import rank
 from leanwatt.ranking import Entry, Ranking, Ratio, TaskResult
 from leanwatt.recipe import Choice, Recipe, Trial
 from leanwatt.record import Record
+from leanwatt.spending import RANKABLE
 from leanwatt.store import Store
 from leanwatt.study import Study
 from leanwatt.variants import Base, local_base, stage_keys
@@ -158,7 +159,7 @@ def level(case: Case, found: Iterable[str], loss: float | None) -> float | None:
 
 def is_sensed(case: Case) -> bool:
     """Every curve has measured joules."""
-    return all(each.provenance in ("measured", "integrated") for each in case.curves.values())
+    return all(each.provenance in RANKABLE for each in case.curves.values())
 
 
 def costs_to(case: Case, label: str, loss: float | None) -> dict[Window, float]:

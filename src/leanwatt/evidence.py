@@ -8,7 +8,7 @@ from typing import Literal
 from leanwatt.compare import Window
 from leanwatt.contracts import Search
 from leanwatt.errors import StudyError, not_among
-from leanwatt.measurement import PREFILL, PREFILL_AND_DECODE, Energy, Measurement, worst
+from leanwatt.measurement import PREFILL, PREFILL_AND_DECODE, Energy, Measurement, whole_stages, worst
 from leanwatt.ranking import Making
 from leanwatt.recipe import Trial
 from leanwatt.record import Job, Record
@@ -274,7 +274,7 @@ EnergyOf = Callable[[Measurement], Energy]
 
 def making(runs: Sequence[Sequence[Measurement]], energy_of: EnergyOf) -> Making | None:
     """Mean over seeds and folds of what their stages took; None without a stage. Parts of stages count in these."""
-    stages = [stage for run in runs for stage in run if not stage.within]
+    stages = [stage for run in runs for stage in whole_stages(run)]
     if not stages:
         return None
     part, energies = 1 / len(runs), [energy_of(stage) for stage in stages]

@@ -253,6 +253,11 @@ class Measurement:
         return total(self.devices)
 
 
+def whole_stages(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """Those that add up to a job: a part of a stage, such as calibrating within pruning, is in that one's figure."""
+    return [each for each in measurements if not each.within]
+
+
 def _contended(begin: Reading, end: Reading) -> bool:
     """Did other processes use more than 5 % of the machine? False where that is not known."""
     seconds = end.at_seconds - begin.at_seconds

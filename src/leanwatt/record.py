@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from leanwatt.measurement import Measurement
+from leanwatt.measurement import Measurement, whole_stages
 from leanwatt.recipe import Trial, digest
 
 SCHEMA_VERSION = 1
@@ -50,7 +50,7 @@ class Record:
     @property
     def spent(self) -> list[Measurement]:
         """What this job itself spent, stage by stage, and last what no stage names: parts that add up to the whole."""
-        stages = [each for each in self.measurements if not each.reused and not each.within]
+        stages = [each for each in whole_stages(self.measurements) if not each.reused]
         return [*stages, self.whole.rest(stages)] if self.whole is not None else stages
 
     def again(self, attempt: int) -> "Record":

@@ -143,9 +143,9 @@ class Cluster:
     def _weighing(self) -> list[Place]:
         """Nodes of one machine, the same as long as it is there: figures of different machines are never compared."""
         able = [place for place in self._places if self.weigh_on is None or self.weigh_on in place.offers]
-        if not any(place.domain == self._weighs for place in able):
-            best = min(able, key=lambda place: (-place.gpus, -place.cpus, place.hardware, place.domain), default=None)
-            self._weighs = best.domain if best else self._weighs
+        if able and not any(place.domain == self._weighs for place in able):
+            best = min(able, key=lambda place: (-place.gpus, -place.cpus, place.hardware, place.domain))
+            self._weighs = best.domain
         return [place for place in able if place.domain == self._weighs]
 
     def _lack(self, alone: bool) -> str:
