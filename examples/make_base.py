@@ -15,8 +15,9 @@ from pathlib import Path
 from leanwatt.console import progress
 from leanwatt.lesson import Lesson
 from leanwatt.model import Model, count
+from leanwatt.schedule import Schedule
 from leanwatt.starter import PIECES, Shape, config, tokenizer_of
-from leanwatt.training import Schedule, Trainer
+from leanwatt.training import Trainer
 
 WHOLE_WORDS = r" ?[^\s]+|\s+"
 

@@ -22,7 +22,8 @@ from leanwatt.measurement import Counter, Energy, Measurement, Provenance, Readi
 from leanwatt.model import Model, load
 from leanwatt.prompt import Encoder
 from leanwatt.recipe import Choice, Recipe, Variant
-from leanwatt.training import Outcome, Schedule, Trainer
+from leanwatt.schedule import Schedule
+from leanwatt.training import Outcome, Trainer
 from leanwatt.variants import Maker, local_base
 
 PACE = Schedule(learning_rate=5e-3, epochs=3, batch=4, checks=3, patience=9)

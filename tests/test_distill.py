@@ -13,7 +13,8 @@ from leanwatt.lesson import lessons
 from leanwatt.model import linears, load, weight_of
 from leanwatt.prompt import Encoder
 from leanwatt.recipe import Choice
-from leanwatt.training import Schedule, Teacher, Trainer
+from leanwatt.schedule import Schedule
+from leanwatt.training import Teacher, Trainer
 
 HALF = Choice("prune", "magnitude", {"sparsity": 0.5})
 

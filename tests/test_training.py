@@ -16,7 +16,8 @@ from leanwatt.lesson import Lesson, lessons, tensors
 from leanwatt.model import Model, accelerator, linears, load, weight_of
 from leanwatt.prompt import Encoder
 from leanwatt.question import Example, Generate, Likelihood, Prompt, Score
-from leanwatt.training import Schedule, Trainer, _batches, _optimizer, _rate, _steps
+from leanwatt.schedule import Schedule
+from leanwatt.training import Trainer, _batches, _optimizer
 
 ASK = Prompt("Name the root cause.", "alarm at site A", "Root cause:")
 SCORED = Example("1", "g", "train", Score(ASK, ("mains failure", "fibre cut")), "fibre cut")
@@ -142,7 +143,7 @@ def test_batches_follow_the_seed() -> None:
     [(10, 1.0, 4, None, 3), (10, 2.0, 4, None, 5), (10, 0.1, 4, None, 1), (10, 3.0, 4, 2, 2), (10, 1.0, 4, 99, 3)],
 )
 def test_steps(count: int, epochs: float, batch: int, most: int | None, steps: int) -> None:
-    assert _steps(count, Schedule(1e-3, epochs, batch, max_steps=most)) == steps
+    assert Schedule(1e-3, epochs, batch, max_steps=most).steps(count) == steps
 
 
 def test_no_lessons_are_refused(model: Model) -> None:
@@ -151,12 +152,12 @@ def test_no_lessons_are_refused(model: Model) -> None:
 
 
 def test_the_rate_rises_stays_and_falls_straight() -> None:
-    rates = [_rate(step, 100, Schedule(1.0, 1, 1)) for step in range(100)]
+    rates = [Schedule(1.0, 1, 1).rate(step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5:60] == [1.0] * 55
     assert rates[61:] == pytest.approx([(100 - step) / 40 for step in range(61, 100)])
-    assert _rate(0, 10_000, Schedule(1.0, 1, 1)) == pytest.approx(1 / 50), "long warm-ups are cut"
-    assert 0 < _rate(0, 1, Schedule(1.0, 1, 1)) <= 1
+    assert Schedule(1.0, 1, 1).rate(0, 10_000) == pytest.approx(1 / 50), "long warm-ups are cut"
+    assert 0 < Schedule(1.0, 1, 1).rate(0, 1) <= 1
 
 
 def test_training_learns_and_says_how_much(model: Model, context: Any) -> None:
@@ -167,7 +168,7 @@ def test_training_learns_and_says_how_much(model: Model, context: Any) -> None:
     assert outcome.first_loss == pytest.approx(before)
     assert outcome.best_loss is not None and outcome.best_loss < 0.8 * before
     assert trainer._loss(found) == pytest.approx(outcome.best_loss, rel=1e-5)
-    assert told == sorted(told) and told[-1] == outcome.steps / _steps(len(found), trainer.schedule)
+    assert told == sorted(told) and told[-1] == outcome.steps / trainer.schedule.steps(len(found))
     assert not model.module.training
 
 

@@ -8,7 +8,6 @@ are any, `masks.safetensors` (which weights pruning keeps), `codes.safetensors` 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanwatt.errors import ModelError, RefusedError, StoreError
+from leanwatt.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -184,9 +184,9 @@ def _load_beside(model: Model, folder: Path) -> None:
             for name, bits in about["bits"].items()
         }
     if about["adapters"]:
-        from peft import PeftModel
-
         with quiet():
+            from peft import PeftModel
+
             model.module = PeftModel.from_pretrained(model.module, str(folder / "adapter")).eval()
 
 
@@ -378,22 +378,3 @@ def _flat(codes: Mapping[str, Codes]) -> dict[str, torch.Tensor]:
         if each.levels is not None:
             flat[f"{name}.levels"] = each.levels.clone()  # One table for all layers; the file wants them apart.
     return flat
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, notices and deprecations of the libraries inside; ours say what goes on."""
-    import warnings
-
-    from transformers.utils import logging
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(verbosity)

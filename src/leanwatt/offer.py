@@ -76,7 +76,8 @@ class Offer:
         """Of its tokenizer; one of its own, since the engine's is used by the engine's thread."""
         from transformers import AutoTokenizer
 
-        from leanwatt.model import config_of, context_length, quiet
+        from leanwatt.model import config_of, context_length
+        from leanwatt.quiet import quiet
 
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(self.artifact, trust_remote_code=False)

@@ -129,8 +129,9 @@ def pretrain(shape: Shape, folder: Path, tell: Progress) -> None:
 
     from leanwatt.lesson import lessons
     from leanwatt.model import Model
+    from leanwatt.schedule import Schedule
     from leanwatt.simulate import simulate
-    from leanwatt.training import Schedule, Trainer
+    from leanwatt.training import Trainer
 
     rows = simulate(shape.tickets, seed=shape.seed, bank="pretraining")
     examples = _examples(rows)

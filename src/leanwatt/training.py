@@ -19,46 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from leanwatt.checkpoint import Checkpoint
 from leanwatt.curve import Recorder
-from leanwatt.errors import RefusedError
 from leanwatt.lesson import Lesson, tensors
-from leanwatt.model import Model, accelerator, keep_zeros, mask_gradients, placed, quiet
+from leanwatt.model import Model, accelerator, keep_zeros, mask_gradients, placed
+from leanwatt.quiet import quiet
 from leanwatt.recipe import digest
+from leanwatt.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
 
     from leanwatt.measurement import Reading
-
-
-MOST_WARM_UP_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How to train."""
-
-    learning_rate: float
-    epochs: float
-    batch: int
-    """Lessons per optimizer step."""
-    warmup: float = 0.05
-    """Share of the steps over which the learning rate rises, up to 50."""
-    cooldown: float = 0.4
-    """Share of the steps over which it falls."""
-    weight_decay: float = 0.1
-    checks: int = 4
-    """Looks at the validation loss, evenly spread."""
-    patience: int = 2
-    """Looks without an improvement before training stops."""
-    max_steps: int | None = None
-    prompt_weight: float = 0.0
-    """What a prompt's token counts in the loss, beside 1 for an answer's: above 0 for pre-training."""
-    precision: str = "fp32"
-    """`bf16` and `fp16` multiply in 16 bits (autocast) and keep the weights in fp32; fp16 scales the loss."""
-    at_once: int | None = None
-    """Lessons per pass; the gradients of a step's passes add up. None takes the whole batch."""
-    checkpointing: bool = False
-    """Keep only each block's input for the way back, and compute the rest again: less memory, a third more work."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +99,7 @@ class Trainer:
         import torch
 
         torch.manual_seed(self.seed)
-        total = _steps(len(train_on), self.schedule)
+        total = self.schedule.steps(len(train_on))
         looks = {round(total * (i + 1) / self.schedule.checks) for i in range(self.schedule.checks)}
         checkpoint = Checkpoint(self.folder, self._identity(train_on, check_on))
         self._set_up(training=True)
@@ -138,7 +108,7 @@ class Trainer:
         for batch in islice(_batches(train_on, self.schedule.batch, total, self.seed), state.step, None):
             if state.best.waited >= self.schedule.patience:
                 break
-            state.loss = self._learn(state, batch, _rate(state.step, total, self.schedule))
+            state.loss = self._learn(state, batch, self.schedule.rate(state.step, total))
             state.step += 1
             state.tokens += sum(len(lesson.ids) for lesson in batch)
             if state.step in looks and check_on:
@@ -368,20 +338,6 @@ def _optimizer(learned: Sequence[Any], schedule: Schedule) -> Any:
     matrices, vectors = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
-
-
-def _steps(count: int, schedule: Schedule) -> int:
-    if count == 0:
-        raise RefusedError("There are no training examples to learn from.")
-    steps = max(1, math.ceil(count * schedule.epochs / schedule.batch))
-    return min(steps, schedule.max_steps or steps)
-
-
-def _rate(step: int, total: int, schedule: Schedule) -> float:
-    """Up over the first steps, level, then straight down over the rest (Haegele et al., 2024, arXiv:2405.18392)."""
-    warm = max(1, min(MOST_WARM_UP_STEPS, round(total * schedule.warmup)))
-    left = (total - step) / max(1.0, total * schedule.cooldown)
-    return schedule.learning_rate * min(1.0, (step + 1) / warm, max(0.02, left))
 
 
 def _batches(all_lessons: Sequence[Lesson], size: int, total: int, seed: int) -> Iterator[list[Lesson]]:

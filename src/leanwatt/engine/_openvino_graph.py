@@ -16,7 +16,8 @@ from leanwatt.engine._stateless import stateless
 from leanwatt.engine._tokens import Tokens
 from leanwatt.engine._weights import sizes
 from leanwatt.errors import RefusedError
-from leanwatt.model import Codes, cast, load, quiet
+from leanwatt.model import Codes, cast, load
+from leanwatt.quiet import quiet
 
 VERSION = 3
 """Raise it when the graph changes: models converted before are then converted anew."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from leanwatt.errors import RefusedError
-from leanwatt.model import linears, quiet, weight_of
+from leanwatt.model import linears, weight_of
+from leanwatt.quiet import quiet
 
 
 def held_in(precision: str, module: Any) -> Any:
@@ -72,7 +72,7 @@ def _low(layer: Any, precision: str) -> Any:
     weight = weight_of(layer).contiguous().clone()
     rows, columns = weight.shape
     has_bias = layer.bias is not None
-    with _silent():
+    with quiet():
         if precision == "nf4":
             low = bitsandbytes.nn.Linear4bit(columns, rows, has_bias, compute_dtype=torch.bfloat16, quant_type="nf4")
             low.support_avx512bf16_for_cpu = False  # Looks at validation would repack the weights amid training.
@@ -93,17 +93,3 @@ def _block(columns: int) -> int:
     if found is None:
         raise RefusedError(f"finetune lora nf4: a layer has {columns} inputs; a multiple of 32 is needed. Use int8.")
     return found
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """The library tells on the log that it found no faster kernels on a hub; it is not asked to."""
-    import logging
-
-    log = logging.getLogger("bitsandbytes")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

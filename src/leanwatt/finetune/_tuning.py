@@ -10,7 +10,8 @@ from leanwatt.errors import RefusedError
 from leanwatt.lesson import lessons
 from leanwatt.model import Model
 from leanwatt.prompt import Encoder
-from leanwatt.training import Outcome, Schedule, Teacher, Trainer
+from leanwatt.schedule import Schedule
+from leanwatt.training import Outcome, Teacher, Trainer
 
 CHECKED = 256
 """Validation examples that early stopping looks at: enough to see a trend, few enough to be cheap."""

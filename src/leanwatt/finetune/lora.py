@@ -21,7 +21,8 @@ from leanwatt.contracts import Context, Outlook
 from leanwatt.errors import MissingExtraError, RefusedError
 from leanwatt.finetune import _low_bits
 from leanwatt.finetune._tuning import FineTuning, tune
-from leanwatt.model import Model, cast, linears, quiet
+from leanwatt.model import Model, cast, linears
+from leanwatt.quiet import quiet
 
 _TWICE = "finetune lora: the model has adapters already; put `merge: [merge]` between."
 _OVER_MASKS = (
@@ -68,7 +69,9 @@ class Lora(FineTuning):
     def apply(self, model: Model, context: Context) -> Model:
         """Put adapters beside the linear layers and train them."""
         import torch
-        from peft import LoraConfig, get_peft_model
+
+        with quiet():
+            from peft import LoraConfig, get_peft_model
 
         if model.has_adapters:
             raise RefusedError(_TWICE)

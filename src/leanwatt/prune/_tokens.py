@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from leanwatt.errors import RefusedError
-from leanwatt.model import quiet
+from leanwatt.quiet import quiet
 
 _BLANK = "\u2581"
 """What SentencePiece writes for a blank; as bytes it would be decoded as itself."""

@@ -17,9 +17,10 @@ from annotated_types import Gt, Lt
 from leanwatt.calibration import Calibrated, input_norms
 from leanwatt.contracts import Context, Outlook
 from leanwatt.errors import RefusedError
-from leanwatt.model import Model, linears, quiet, weight_of
+from leanwatt.model import Model, linears, weight_of
 from leanwatt.prune._cutting import keep_inputs, keep_outputs, refuse_pattern, refuse_patterns
 from leanwatt.prune._masking import whole_weights
+from leanwatt.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
