@@ -1,6 +1,7 @@
 """The findings of the paper's study, on invented records: what is set is what must be found."""
 
 import importlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -248,7 +249,10 @@ def test_fine_tuning_is_compared_at_one_validation_loss(
     found = case(findings, world, curves(costs))
     assert findings.fine_tuning(found, None).verdict == expected
     assert findings.level(found, findings.arms(found), None) == 1.0
-    assert findings.fine_tuning(found, 2.0).verdict == expected, "half the way down costs half"
+    halfway = findings.fine_tuning(found, 2.0)
+    assert halfway.verdict == expected, "half the way down costs half"
+    [(least, most)] = re.findall(r"loss of 2.000, .* takes \d+ % \((\d+) to (\d+) %\)", "\n".join(halfway.said))
+    assert int(least) <= round(100 * costs["fp32"] / costs["bf16"]) <= int(most)
 
 
 def test_fine_tuning_of_one_seed_is_never_certain(findings: ModuleType) -> None:

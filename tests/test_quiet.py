@@ -18,9 +18,9 @@ from conftest import examples
 from leanwatt import catalog
 from leanwatt.model import load
 from leanwatt.recipe import Choice
-base, out = map(Path, sys.argv[1:])
-lora = catalog.build(Choice("finetune", "lora", {"rank": 2, "epochs": 1}))
-lora.apply(load(base), examples(out.parent)).save(out)
+precision, base, out = sys.argv[1:]
+lora = catalog.build(Choice("finetune", "lora", {"rank": 2, "epochs": 1, "precision": precision}))
+lora.apply(load(base), examples(Path(out).parent)).save(Path(out))
 """
 OPEN = """
 import sys
@@ -29,7 +29,7 @@ assert load(sys.argv[1]).has_adapters
 """
 
 
-def said(program: str, *arguments: Path) -> str:
+def said(program: str, *arguments: str | Path) -> str:
     """What a process of its own, which has not loaded a library yet, says beside its results."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stderr
@@ -61,8 +61,9 @@ def test_what_was_set_before_is_set_again_after_an_error() -> None:
         transformers_log.set_verbosity_warning()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8", "nf4"])
 def test_adapters_are_made_and_opened_without_a_word_of_the_libraries(
-    saved: Callable[[str], Path], tmp_path: Path
+    precision: str, saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    assert said(TUNE, saved("llama"), tmp_path / "tuned") == ""
+    assert said(TUNE, precision, saved("llama"), tmp_path / "tuned") == ""
     assert said(OPEN, tmp_path / "tuned") == ""

@@ -222,6 +222,17 @@ def test_seeds_stand_side_by_side():
     assert any(each.startswith("2 seeds") for each in table.caveats)
 
 
+def test_ways_of_training_that_were_tried_with_one_seed_are_said(table):
+    assert not any("ways of training" in each for each in table.caveats), "all rest on one training"
+    found = world()
+    tuned = [{"finetune": ["none", {"full": {"precision": "fp32"}}, {"full": {"precision": "bf16"}}]}]
+    found.settings = {**found.settings, "steps": [*tuned, *found.settings["steps"][1:]]}
+    [said] = [each for each in found.ranking().caveats if "ways of training" in each]
+    assert said.startswith("2 ways of training with one seed"), "the untouched base is no training"
+    found.settings = {**found.settings, "seeds": [0, 1]}
+    assert not any("ways of training" in each for each in found.ranking().caveats)
+
+
 def test_a_failed_trial_is_a_line_with_its_reason_and_no_traceback():
     found = world(wanda=Truth(status="refused"))
     table = found.ranking()

@@ -39,7 +39,7 @@ from leanwatt.recipe import Trial
 from leanwatt.report import markdown
 from leanwatt.sections import Grid, Section, figure
 from leanwatt.study import Study
-from leanwatt.verdict import number, percent, provenance_sentence, short_names
+from leanwatt.verdict import number, percent, provenance_sentence, short_names, some_percent
 
 Verdict = Literal["repeats", "does not repeat", "cannot tell", "not run"]
 SCRATCH = (
@@ -95,25 +95,30 @@ def fine_tuning(case: Case, loss: float | None) -> Finding:
     claim = "16 bit is the best precision for fine-tuning"
     found, names = arms(case), short_names(case.plain)
     asked = level(case, found, loss)
+    if asked is None:
+        return Finding(claim, "not run", ("No LoRA left a curve of its validation loss.",))
     reached = {label: costs_to(case, label, asked) for label in found}
-    lacking = {label: without_cost(case, label, asked) for label in found} if asked is not None else {}
+    lacking = {label: without_cost(case, label, asked) for label in found}
     left_out = [f"Left out: {names[label]}, since {why}." for label, why in lacking.items() if why]
     sixteen = [label for label in found if tuned_bits(found[label]) == 16 and reached[label]]
     others = [label for label in found if tuned_bits(found[label]) != 16 and reached[label]]
     if not sixteen or not others:
         missing = "16 bit" if not sixteen else "another precision"
         return Finding(claim, "not run", (f"No LoRA at {missing} has a cost to a common validation loss.", *left_out))
-    [chosen] = sixteen[:1]
+    chosen = sixteen[0]
     ranking = case.ranked(chosen, case.study.margin)
-    gains = {
-        other: gain(tuning_ratio(case, reached[other], reached[chosen]), ranking.entry(other), case.study.weight)
-        for other in others
-    }
+    ratios = {other: tuning_ratio(case, reached[other], reached[chosen]) for other in others}
+    gains = {other: gain(cost, ranking.entry(other), case.study.weight) for other, cost in ratios.items()}
     verdict, said = judged(gains, names, names[chosen])
+    paired = [
+        f"To a validation loss of {asked:.3f}, {names[other]} takes {some_percent(cost)} of what {names[chosen]} does."
+        for other, cost in ratios.items()
+        if cost is not None
+    ]
     count = len(reached[chosen])
     basis = "One run each: a cost of one run has no interval, so nothing is certain."
     pairs = f"Intervals over {count} runs, paired (seeds, folds)."
-    return Finding(claim, verdict, (*said, *left_out, basis if count == 1 else pairs))
+    return Finding(claim, verdict, (*said, *paired, *left_out, basis if count == 1 else pairs))
 
 
 def inference(case: Case) -> Finding:

@@ -1,10 +1,11 @@
 """What a reader must know before believing a ranking: one sentence each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from leanwatt.evidence import Gathered
 from leanwatt.measurement import Provenance
 from leanwatt.ranking import Entry, Ranking
+from leanwatt.recipe import Choice
 
 FEW_EXAMPLES = 200
 FULL_AGREEMENT = 0.99
@@ -22,6 +23,7 @@ def caveats(ranking: Ranking, gathered: Gathered) -> tuple[str, ...]:
     return (
         *found,
         *_quality(ranking),
+        *_chance(ranking, gathered),
         *_drift(ranking),
         *_flags(gathered),
         *_least_form(ranking),
@@ -97,8 +99,27 @@ def _quality(ranking: Ranking) -> Iterable[str]:
         cut = max(_share(entry, task, "truncated") for entry in ranking.entries)
         if cut > 0:
             yield f"{task}: up to {cut:.1%} of the tickets were longer than the model's context and were cut."
+
+
+def _chance(ranking: Ranking, gathered: Gathered) -> Iterable[str]:
+    """Of training, which intervals over examples do not hold."""
     if len(ranking.seeds) > 1:
         yield f"{len(ranking.seeds)} seeds: the word for quality is the worst of them, each paired with its reference."
+        return
+    trainings = {_trained(record.trial.variant.recipe.steps) for record in gathered.records if record.job == "grade"}
+    trainings.discard(())
+    if len(trainings) > 1:
+        yield (
+            f"{len(trainings)} ways of training with one seed: a training that is repeated may end elsewhere, and no "
+            "interval here holds that. What is graded are the models as they are; to say that one way of training is "
+            "better than another, set `seeds: [0, 1, 2]`."
+        )
+
+
+def _trained(steps: Sequence[Choice]) -> tuple[str, ...]:
+    """Up to the last fine-tuning; nothing without one."""
+    last = max((place for place, step in enumerate(steps, 1) if step.room == "finetune"), default=0)
+    return tuple(map(str, steps[:last]))
 
 
 def _drift(ranking: Ranking) -> Iterable[str]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from leanwatt.errors import RefusedError
 from leanwatt.model import linears, weight_of
-from leanwatt.quiet import quiet
 
 
 def held_in(precision: str, module: Any) -> Any:
@@ -49,8 +48,7 @@ def given_back(tuned: Any, layers: Mapping[str, Any], config: Any) -> Any:
     from torch import nn
 
     adapters = {name: value.detach().clone() for name, value in get_peft_model_state_dict(tuned).items()}
-    with quiet():
-        plain = tuned.unload()
+    plain = tuned.unload()
     for flag in _FLAGS.values():
         if hasattr(plain, flag):
             delattr(plain, flag)
@@ -59,9 +57,8 @@ def given_back(tuned: Any, layers: Mapping[str, Any], config: Any) -> Any:
         as_kept = weight if isinstance(layer, nn.Linear) else weight.t()
         layer.weight.data = as_kept.to(layer.weight.dtype).contiguous()
         plain.set_submodule(name, layer)
-    with quiet():
-        module = get_peft_model(plain.requires_grad_(False), config)
-        set_peft_model_state_dict(module, adapters)
+    module = get_peft_model(plain.requires_grad_(False), config)
+    set_peft_model_state_dict(module, adapters)
     return module.eval()
 
 
@@ -72,19 +69,18 @@ def _low(layer: Any, precision: str) -> Any:
     weight = weight_of(layer).contiguous().clone()
     rows, columns = weight.shape
     has_bias = layer.bias is not None
-    with quiet():
-        if precision == "nf4":
-            low = bitsandbytes.nn.Linear4bit(columns, rows, has_bias, compute_dtype=torch.bfloat16, quant_type="nf4")
-            low.support_avx512bf16_for_cpu = False  # Looks at validation would repack the weights amid training.
-            low.weight = bitsandbytes.nn.Params4bit(
-                weight, requires_grad=False, quant_type="nf4", blocksize=_block(columns)
-            )
-        else:
-            low = bitsandbytes.nn.Linear8bitLt(columns, rows, has_bias, has_fp16_weights=False, threshold=6.0)
-            low.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
-        if has_bias:
-            low.bias = torch.nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
-        return low.to("cpu").requires_grad_(False)
+    if precision == "nf4":
+        low = bitsandbytes.nn.Linear4bit(columns, rows, has_bias, compute_dtype=torch.bfloat16, quant_type="nf4")
+        low.support_avx512bf16_for_cpu = False  # Looks at validation would repack the weights amid training.
+        low.weight = bitsandbytes.nn.Params4bit(
+            weight, requires_grad=False, quant_type="nf4", blocksize=_block(columns)
+        )
+    else:
+        low = bitsandbytes.nn.Linear8bitLt(columns, rows, has_bias, has_fp16_weights=False, threshold=6.0)
+        low.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    if has_bias:
+        low.bias = torch.nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+    return low.to("cpu").requires_grad_(False)
 
 
 def _block(columns: int) -> int:

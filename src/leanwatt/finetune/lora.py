@@ -68,15 +68,17 @@ class Lora(FineTuning):
 
     def apply(self, model: Model, context: Context) -> Model:
         """Put adapters beside the linear layers and train them."""
-        import torch
-
-        with quiet():
-            from peft import LoraConfig, get_peft_model
-
         if model.has_adapters:
             raise RefusedError(_TWICE)
         if model.masks:
             raise RefusedError(_OVER_MASKS)
+        with quiet():  # In 8 bits each product would say that it casts its inputs.
+            return self._tuned(model, context)
+
+    def _tuned(self, model: Model, context: Context) -> Model:
+        import torch
+        from peft import LoraConfig, get_peft_model
+
         torch.manual_seed(context.seed)
         full = torch.float32 if self.precision == "fp32" else torch.bfloat16
         cast(model.module, full).requires_grad_(False)
@@ -91,8 +93,7 @@ class Lora(FineTuning):
         )
         if self.precision in ("int8", "nf4"):
             model.module = _low_bits.held_in(self.precision, model.module)
-        with quiet():
-            model.module = get_peft_model(model.module, config)
+        model.module = get_peft_model(model.module, config)
         schedule = self.schedule(context, "fp32" if self.precision == "fp32" else "bf16")
         tuned = tune(model, context, schedule, f"finetune lora {self.precision} rank {self.rank}")
         if self.precision in ("int8", "nf4"):
