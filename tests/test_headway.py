@@ -15,7 +15,8 @@ from rich.console import Console
 
 from leanwatt import catalog, watch
 from leanwatt.account import WALL
-from leanwatt.headway import Count, Headway, at_once, duration, headway
+from leanwatt.console import duration
+from leanwatt.headway import Count, Headway, at_once, headway
 from leanwatt.measurement import Measurement, Provenance
 from leanwatt.record import Record
 from leanwatt.store import Store

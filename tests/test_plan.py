@@ -1,5 +1,6 @@
 """The plan: everything is checked before the first joule, and what is predicted is roughly so."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,7 @@ def test_a_plan_tells_what_would_run(given: Callable[..., Study], store: Store) 
         "Data of root_cause",
     ):
         assert words in lines
+    assert re.search(r"Predicted, roughly: [1-9]\d* (s|min), ", lines), "short ones are not 0 minutes"
     assert {trial.variant.data for trial in found.trials} == {found.data}
     assert not list((store.folder / "records").iterdir())
 

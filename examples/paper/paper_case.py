@@ -138,6 +138,12 @@ def is_uncompressed(trial: Trial) -> bool:
     return not any(step.room in COMPRESSING for step in trial.variant.recipe.steps)
 
 
+def trains_on(trial: Trial) -> bool:
+    """It is fine-tuned after it was compressed, so its training is another one than that of what was not."""
+    rooms = [step.room for step in trial.variant.recipe.steps]
+    return any(room in COMPRESSING and "finetune" in rooms[place:] for place, room in enumerate(rooms))
+
+
 def arms(case: Case) -> dict[str, Trial]:
     """LoRA at each precision, served alike: uncompressed, in the reference's engine at its batch."""
     reference = case.trials[case.plain.reference]

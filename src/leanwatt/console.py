@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from leanwatt.bill import SECONDS_PER_HOUR
 from leanwatt.contracts import Progress
 
 QUIET = "LEANWATT_QUIET"
@@ -31,3 +32,10 @@ def say(text: str) -> None:
 
     if os.environ.get(QUIET) != "1":
         Console(stderr=True, soft_wrap=True).print(text, style="dim cyan", markup=False, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that fits."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / SECONDS_PER_HOUR:.1f} h"

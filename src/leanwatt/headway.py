@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from leanwatt import catalog
 from leanwatt.account import WALL, Account, account
-from leanwatt.bill import SECONDS_PER_HOUR
 from leanwatt.budget import Forecast
+from leanwatt.console import duration
 from leanwatt.contracts import Search
 from leanwatt.evidence import totals
 from leanwatt.plan import Needs
@@ -234,10 +234,3 @@ def _quality_words(graded: Graded) -> str:
 
 def _of(count: Count) -> str:
     return str(count.done) if count.wanted is None else f"{count.done} of {count.wanted}"
-
-
-def duration(seconds: float) -> str:
-    """In the largest unit that fits."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / SECONDS_PER_HOUR:.1f} h"

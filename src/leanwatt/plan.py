@@ -11,6 +11,7 @@ from typing import Any
 
 from leanwatt import catalog, split, starter
 from leanwatt.bill import SECONDS_PER_HOUR
+from leanwatt.console import duration
 from leanwatt.contracts import Task
 from leanwatt.errors import RefusedError, StudyError
 from leanwatt.machine import available_memory_bytes, describe, free_disk_bytes, usable_cpus
@@ -69,10 +70,8 @@ class Plan:
         fewer = "" if search == "grid" else f" Of all variants; the search {search} tries fewer."
         if self.study.executor.name != "local":
             fewer += " One job after the other; several workers take less time."
-        found.append(
-            f"Predicted, roughly: {self.hours * 60:.0f} minutes, {self.memory_bytes / 1e9:.1f} GB of memory, "
-            f"{self.disk_bytes / 1e9:.2f} GB of disk.{fewer}"
-        )
+        took, memory, disk = duration(self.hours * SECONDS_PER_HOUR), self.memory_bytes / 1e9, self.disk_bytes / 1e9
+        found.append(f"Predicted, roughly: {took}, {memory:.1f} GB of memory, {disk:.2f} GB of disk.{fewer}")
         return found
 
 
