@@ -1,11 +1,10 @@
 """What a reader must know before believing a ranking: one sentence each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from leanwatt.evidence import Gathered
 from leanwatt.measurement import Provenance
 from leanwatt.ranking import Entry, Ranking
-from leanwatt.recipe import Choice
 
 FEW_EXAMPLES = 200
 FULL_AGREEMENT = 0.99
@@ -106,7 +105,8 @@ def _chance(ranking: Ranking, gathered: Gathered) -> Iterable[str]:
     if len(ranking.seeds) > 1:
         yield f"{len(ranking.seeds)} seeds: the word for quality is the worst of them, each paired with its reference."
         return
-    trainings = {_trained(record.trial.variant.recipe.steps) for record in gathered.records if record.job == "grade"}
+    graded = [record.trial.variant.recipe for record in gathered.records if record.job == "grade"]
+    trainings = {recipe.up_to_last("finetune").steps for recipe in graded}
     trainings.discard(())
     if len(trainings) > 1:
         yield (
@@ -114,12 +114,6 @@ def _chance(ranking: Ranking, gathered: Gathered) -> Iterable[str]:
             "interval here holds that. What is graded are the models as they are; to say that one way of training is "
             "better than another, set `seeds: [0, 1, 2]`."
         )
-
-
-def _trained(steps: Sequence[Choice]) -> tuple[str, ...]:
-    """Up to the last fine-tuning; nothing without one."""
-    last = max((place for place, step in enumerate(steps, 1) if step.room == "finetune"), default=0)
-    return tuple(map(str, steps[:last]))
 
 
 def _drift(ranking: Ranking) -> Iterable[str]:

@@ -55,6 +55,11 @@ class Recipe:
     def __str__(self) -> str:
         return " > ".join([self.base, *map(str, self.steps)])
 
+    def up_to_last(self, *rooms: str) -> "Recipe":
+        """The prefix that ends with the last step of these rooms; the base alone where there is none."""
+        last = max((place for place, step in enumerate(self.steps, 1) if step.room in rooms), default=0)
+        return replace(self, steps=self.steps[:last])
+
 
 @dataclass(frozen=True)
 class Fidelity:

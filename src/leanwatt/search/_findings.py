@@ -57,9 +57,7 @@ def trials(candidates: Iterable[Candidate]) -> list[Trial]:
 
 def tuning(candidate: Candidate) -> Recipe:
     """The recipe to its last fine-tuning or merging, which is the base where there is none."""
-    recipe = candidate.trials[0].variant.recipe
-    last = max((place for place, step in enumerate(recipe.steps, 1) if step.room in ("finetune", "merge")), default=0)
-    return replace(recipe, steps=recipe.steps[:last])
+    return candidate.trials[0].variant.recipe.up_to_last("finetune", "merge")
 
 
 def drawn(candidates: Sequence[Candidate], count: int | None, seed: int) -> list[Candidate]:
